@@ -1,0 +1,53 @@
+# `make demo` and `make test` need Python 3.11, 3.12 or 3.13 with pip, make and bash; they set up the rest in .venv.
+#
+#   PYTHON=python3.12       the interpreter to make .venv with
+#   PYTEST_ARGS="-n 2 -x"   more words for pytest
+
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := VENV="$(VENV)" PYTHON="$(PYTHON)" scripts/setup.sh
+PINS := pyproject.toml constraints.txt scripts/setup.sh
+
+.PHONY: help demo test test-all check lint types imports data clean
+
+help:
+	@echo "make demo      set up and run the main job on real data; the report lands in demo-out/"
+	@echo "make test      set up and run the checks and the fast tests"
+	@echo "make test-all  the same with the slow tests (run make data first)"
+	@echo "make data      fetch the real data set that the slow tests use into .data/"
+	@echo "make clean     remove .venv, caches and what was built"
+
+$(VENV)/.run-ready: $(PINS)
+	@$(SETUP) onnxruntime
+	@touch $@
+
+$(VENV)/.test-ready: $(VENV)/.run-ready
+	@$(SETUP) onnxruntime,dev
+	@touch $@
+
+demo: $(VENV)/.run-ready
+	@$(BIN)/packlight demo --out demo-out
+
+lint: $(VENV)/.test-ready
+	@$(BIN)/ruff check --quiet && echo "ruff: no findings"
+
+types: $(VENV)/.test-ready
+	@$(BIN)/mypy --no-error-summary && echo "mypy: no findings"
+
+imports: $(VENV)/.test-ready
+	@$(BIN)/lint-imports --no-logo
+
+check: lint types imports
+
+test: check
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: check
+	@$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+data:
+	@scripts/get_data.sh
+
+clean:
+	rm -rf $(VENV) build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find packlight tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

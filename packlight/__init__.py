@@ -1,0 +1,51 @@
+"""packlight takes a trained network and makes it travel light.
+
+Names are loaded when first used, so that importing the package is fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from packlight.api import compress, export, finetune, fold, load, measure, quantize
+    from packlight.errors import PacklightError
+    from packlight.measure import Measurement
+    from packlight.model import Model, statistics
+    from packlight.search.budget import Budget
+    from packlight.targets.artifact import Artifact, Runner
+    from packlight.task import Metric, Task, Workload
+    from packlight.train import Distillation, Fit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "packlight.api": ("compress", "export", "finetune", "fold", "load", "measure", "quantize"),
+    "packlight.errors": ("PacklightError",),
+    "packlight.measure": ("Measurement",),
+    "packlight.model": ("Model", "statistics"),
+    "packlight.search.budget": ("Budget",),
+    "packlight.targets.artifact": ("Artifact", "Runner"),
+    "packlight.task": ("Metric", "Task", "Workload"),
+    "packlight.train": ("Distillation", "Fit"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Artifact", "Budget", "Distillation", "Fit", "Measurement", "Metric", "Model", "PacklightError", "Runner",
+    "Task", "Workload", "compress", "export", "finetune", "fold", "load", "measure", "quantize", "statistics",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'packlight' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,68 @@
+"""Run a tiny float and a tiny int8 network on every runtime and say what is wrong."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from packlight import api, targets
+from packlight.errors import MissingRuntime, PacklightError
+from packlight.measure.machine import describe, has_vnni
+from packlight.measure.parity import check
+from packlight.model import Model
+from packlight.task import Task
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, whether it is well, and what was seen or what to do."""
+
+    subject: str
+    ok: bool
+    text: str
+
+
+def diagnose() -> list[Finding]:
+    """Check this machine and every target; a runtime that is not installed is no fault."""
+    machine = describe()
+    told = ", ".join(machine["instructions"]) or "no low-precision instructions"
+    found = [Finding("processor", True, f"{machine['processor']}, {machine['cores']} cores, {told}")]
+    if has_vnni() is False:
+        found.append(Finding("processor", True, "no VNNI: int8 may be slower than float, and uint8 × int8 may saturate"))
+    for name in targets.names():
+        target = targets.get(name)
+        try:
+            target.require()
+        except MissingRuntime as missing:
+            found.append(Finding(name, True, f"not installed ({missing})"))
+            continue
+        found += [_try(target, quantized) for quantized in (False, True)]
+    return found
+
+
+def _try(target: targets.Target, quantized: bool) -> Finding:
+    subject = f"{target.name} {'int8' if quantized else 'float'}"
+    images = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)
+    try:
+        model = _tiny()
+        if quantized:
+            model = api.quantize(model, Task("doctor", calibration=images), target=target)
+        with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
+            artifact = api.export(model, Path(folder) / f"tiny{target.suffix}", target=target)
+            parity = check(model, artifact, (images,))
+    except PacklightError as error:
+        return Finding(subject, False, str(error))
+    if not parity.ok:
+        return Finding(subject, False, f"wrong results: error {parity.error:.2g}, first at layer {parity.layer!r}")
+    return Finding(subject, True, f"exported, ran, error {parity.error:.1e} of the output")
+
+
+def _tiny() -> Model:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    return api.load(nn.Sequential(*layers), torch.zeros(2, 3, 16, 16), name="tiny")

@@ -1,0 +1,68 @@
+"""What a runtime computes in low precision, declared as values. Targets state them, passes obey them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packlight.errors import PacklightError
+
+
+@dataclass(frozen=True)
+class Format:
+    """An integer number format: value ≈ scale · (q − zero_point), q in [low, high].
+
+    bits: 2 to 8. signed: two's complement or unsigned. symmetric: zero_point is the middle (0 when signed),
+    and a signed symmetric range leaves out the lowest value, so −127..127 at 8 bits.
+    per_channel: one scale an output channel instead of one a tensor.
+    """
+
+    bits: int = 8
+    signed: bool = True
+    symmetric: bool = True
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise PacklightError(f"integer formats have 2 to 8 bits, got {self.bits}")
+
+    @property
+    def low(self) -> int:
+        return -(2 ** (self.bits - 1)) + self.symmetric if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+
+
+@dataclass(frozen=True)
+class FusionGroup:
+    """Operators that a runtime computes as one low-precision kernel.
+
+    operators: names of the first operator. followers: activations that fold into it. weighted: its second
+    argument is a constant weight, quantized per channel; otherwise every tensor argument is an activation.
+    output: the kernel writes low precision only, so its result must be quantized as well.
+    """
+
+    operators: tuple[str, ...]
+    followers: tuple[str, ...] = ()
+    weighted: bool = False
+    output: bool = True
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """One runtime's low-precision arithmetic.
+
+    transparent: operators that hand on their input's quantization unchanged (reshapes, max pooling).
+    channel_multiple: channel counts that are multiples of it run at full speed.
+    """
+
+    activation: Format
+    weight: Format
+    groups: tuple[FusionGroup, ...]
+    transparent: frozenset[str] = frozenset()
+    channel_multiple: int = 1
+
+    def group(self, operator: str) -> FusionGroup | None:
+        """The fusion group that starts with this operator, or None where it runs in float."""
+        return next((g for g in self.groups if operator in g.operators), None)

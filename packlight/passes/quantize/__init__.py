@@ -1,0 +1,5 @@
+"""Post-training quantization: placement, ranges, calibration, and the pass itself."""
+
+from packlight.passes.quantize.quantize import Quantization, quantize
+
+__all__ = ["Quantization", "quantize"]

@@ -1,0 +1,93 @@
+"""Run calibration data through a Model and record the distribution of the values that will be quantized."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from packlight.errors import PacklightError
+from packlight.model import Model
+from packlight.model.numerics import Format
+from packlight.passes.quantize.ranges import best_range
+
+_BINS = 4096
+_SAMPLED = 1 << 16
+
+
+class Histogram:
+    """Exact minimum and maximum, and a histogram over [−reach, reach] whose reach doubles when needed.
+
+    Of a large tensor every k-th element enters the histogram, at most 65,536 a batch; the extremes are exact.
+    """
+
+    def __init__(self) -> None:
+        self.low, self.high, self.reach = math.inf, -math.inf, 0.0
+        self.counts = torch.zeros(_BINS, dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        low, high = (float(v) for v in torch.aminmax(x))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        reach = max(abs(low), abs(high))
+        if not math.isfinite(reach):
+            return
+        if self.reach == 0.0:
+            self.reach = reach
+        while reach > self.reach:
+            self.reach *= 2
+            middle = self.counts.reshape(-1, 2).sum(1)
+            quarter = _BINS // 4
+            self.counts = torch.cat([middle.new_zeros(quarter), middle, middle.new_zeros(quarter)])
+        flat = x.flatten()
+        sample = flat[:: max(1, math.ceil(flat.numel() / _SAMPLED))].float()
+        if self.reach > 0:
+            self.counts += torch.histc(sample, _BINS, -self.reach, self.reach)
+
+    def range(self, how: str, form: Format) -> tuple[float, float]:
+        """(low, high) to represent: "minmax" the extremes, "mse" the range of least squared error inside them."""
+        if how == "minmax" or self.reach == 0.0:
+            return self.low, self.high
+        edges = torch.linspace(-self.reach, self.reach, _BINS + 1, dtype=torch.float64)
+        low, high = best_range(self.counts, edges, form)
+        return max(low, self.low), min(high, self.high)
+
+
+class _Recorder(Interpreter):
+    """Runs the graph and hands each watched value to its histogram."""
+
+    def __init__(self, model: Model, watched: dict[Node, Histogram]):
+        super().__init__(model.graph_module)
+        self.watched = watched
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self.watched:
+            self.watched[n].add(value)
+        return value
+
+
+def observe(
+    model: Model,
+    values: Sequence[Node],
+    batches: Iterable[Sequence[Tensor]],
+    on_batch: Callable[[], None] = lambda: None,
+) -> dict[Node, Histogram]:
+    """The distribution of each value over the calibration batches (flat inputs each); model in eval mode."""
+    watched = {node: Histogram() for node in values}
+    recorder = _Recorder(model, watched)
+    with torch.inference_mode():
+        for inputs in batches:
+            recorder.run(*inputs)
+            on_batch()
+    for node, histogram in watched.items():
+        if histogram.low > histogram.high:
+            raise PacklightError("the calibration data is empty: no value was seen")
+        if not (math.isfinite(histogram.low) and math.isfinite(histogram.high)):
+            raise PacklightError(
+                f"calibration met NaN or infinity at {model.layer(node)!r}: the network overflows on this data"
+            )
+    return watched

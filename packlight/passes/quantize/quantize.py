@@ -1,0 +1,137 @@
+"""Post-training quantization to the standard reference form.
+
+The result is the same graph with `quantized_decomposed` quantize/dequantize pairs: activations per tensor,
+weights per channel over their float masters, which stay trainable and are turned into integers at export
+only. Scheme: Jacob et al. 2018 (arXiv 1712.05877), section 2, with per-channel weights as in Krishnamoorthi
+2018 (arXiv 1806.08342), section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from packlight.errors import PacklightError
+from packlight.model import Model, Step
+from packlight.model.lineage import options_of
+from packlight.model.numerics import Format, Numerics
+from packlight.model.operators import kind, load_quantized_operators
+from packlight.passes.fold import fold
+from packlight.passes.quantize.calibrate import Histogram, observe
+from packlight.passes.quantize.placement import Kernel, Placement, place
+from packlight.passes.quantize.ranges import affine, weight_scales
+from packlight.task import Task
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Options of the pass.
+
+    ranges: "mse" (clip where that lowers the squared error) or "minmax" (the extremes seen). samples: >= 1,
+    calibration samples to run. exclude: layer-name patterns (shell wildcards) that stay in float.
+    """
+
+    ranges: str = "mse"
+    samples: int = 256
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ranges not in ("mse", "minmax"):
+            raise PacklightError(f"ranges {self.ranges!r}: choose mse or minmax")
+        if self.samples < 1:
+            raise PacklightError(f"calibration needs samples >= 1, got {self.samples}")
+
+
+def quantize(
+    model: Model,
+    task: Task,
+    numerics: Numerics,
+    options: Quantization = Quantization(),
+    *,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Model:
+    """A quantized copy of a Model, in eval mode: 8-bit as the target's numerics say, batch norm folded first.
+
+    Calibrates on the task's calibration data. What stays in float, and why, is in the result's `notes`.
+    Raises PacklightError for a model that is quantized already, has nothing to quantize, or whose
+    calibration data is empty, does not fit or makes the network overflow.
+    """
+    if is_quantized(model):
+        raise PacklightError(f"{model.name} is quantized already; start from its float version")
+    load_quantized_operators()
+    model = fold(model)
+    placement = place(model, numerics, options.exclude)
+    if not placement.kernels:
+        reasons = "; ".join(f"{k}: {v}" for k, v in list(placement.kept_float.items())[:3])
+        raise PacklightError(f"nothing in {model.name} can be quantized for this target ({reasons or 'no layer fits'})")
+    observed = [v for v in placement.values if _root(v, placement) is v]
+    histograms = observe(model, observed, _calibration(model, task, options.samples), on_batch)
+    _insert_activations(model, placement, histograms, numerics.activation, options.ranges)
+    for kernel in placement.kernels:
+        if kernel.group.weighted:
+            _insert_weight(model, kernel, numerics.weight, options.ranges)
+    model.notes = (*model.notes, *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()))
+    return model.tidy().with_step(Step("quantize", options=options_of(options)))
+
+
+def is_quantized(model: Model) -> bool:
+    """Whether the graph holds quantize/dequantize operators."""
+    return any(kind(n) == "quantize" for n in model.nodes)
+
+
+def _root(value: Node, placement: Placement) -> Node:
+    while value in placement.inherits:
+        value = placement.inherits[value]
+    return value
+
+
+def _calibration(model: Model, task: Task, samples: int) -> list[tuple[torch.Tensor, ...]]:
+    data = task.data("calibration").take(samples)
+    batches = []
+    for batch in data.batches(_BATCH):
+        tensors = tuple(torch.from_numpy(x) for x in batch.inputs)
+        whole = len(batch) == _BATCH or not batches or "batch" in model.dims
+        if whole:
+            model.check_inputs([tuple(t.shape) for t in tensors])
+            batches.append(tensors)
+    return batches
+
+
+def _insert_activations(
+    model: Model, placement: Placement, histograms: dict[Node, Histogram], form: Format, how: str
+) -> None:
+    graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
+    dtype = torch.int8 if form.signed else torch.uint8
+    for value in placement.values:
+        low, high = histograms[_root(value, placement)].range(how, form)
+        scale, zero = affine(torch.tensor(low), torch.tensor(high), form)
+        settings = (float(scale), int(zero), form.low, form.high, dtype)
+        with graph.inserting_after(value):
+            q = graph.call_function(ops.quantize_per_tensor.default, (value, *settings))
+        with graph.inserting_after(q):
+            dq = graph.call_function(ops.dequantize_per_tensor.default, (q, *settings))
+        q.meta["layer"], dq.meta["layer"] = f"{model.layer(value)}.quantize", f"{model.layer(value)}.dequantize"
+        for reader in placement.readers[value]:
+            reader.replace_input_with(value, dq)
+
+
+def _insert_weight(model: Model, kernel: Kernel, form: Format, how: str) -> None:
+    graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
+    source = kernel.first.args[1]
+    assert isinstance(source, Node)
+    name, layer = str(source.target), model.layer(kernel.first)
+    scales = weight_scales(model.tensor(source), form, search=how == "mse")
+    model.set_tensor(f"{name}_scale", scales)
+    model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
+    with graph.inserting_before(kernel.first):
+        scale, zero = graph.get_attr(f"{name}_scale"), graph.get_attr(f"{name}_zero_point")
+        settings = (scale, zero, 0, form.low, form.high, torch.int8)
+        q = graph.call_function(ops.quantize_per_channel.default, (source, *settings))
+        dq = graph.call_function(ops.dequantize_per_channel.default, (q, *settings))
+    q.meta["layer"], dq.meta["layer"] = f"{layer}.weight.quantize", f"{layer}.weight.dequantize"
+    kernel.first.replace_input_with(source, dq)

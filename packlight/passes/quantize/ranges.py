@@ -1,0 +1,97 @@
+"""Scales and zero points from observed ranges: pure functions on tensors.
+
+MSE-searched ranges clip a little so that the rest is resolved more finely: among clipped ranges the one
+with the least mean squared rounding-plus-clipping error wins (Nagel et al. 2021, arXiv 2106.08295,
+section 3.1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from packlight.model.numerics import Format
+
+
+class Affine(NamedTuple):
+    """scale: > 0. zero_point: integer within the format's range. Both float64 [...], one a range."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+
+_TINY = 1e-12
+
+
+def affine(low: Tensor, high: Tensor, form: Format) -> Affine:
+    """Scale and zero point that cover [low, high] and hold 0 exactly. low, high: float64, any shape."""
+    low, high = low.double().clamp(max=0.0), high.double().clamp(min=0.0)
+    if form.symmetric:
+        middle = 0 if form.signed else (form.high + 1) // 2
+        reach = torch.maximum(-low, high)
+        steps = form.high if form.signed else form.high - middle
+        return Affine((reach / steps).clamp(min=_TINY), torch.full_like(reach, middle))
+    scale = ((high - low) / (form.high - form.low)).clamp(min=_TINY)
+    zero = (form.low - low / scale).round().clamp(form.low, form.high)
+    return Affine(scale, zero)
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, form: Format) -> Tensor:
+    """The nearest representable value of every element: |x − x̂| <= scale / 2 inside the range."""
+    q = ((x / scale).round() + zero_point).clamp(form.low, form.high)
+    return (q - zero_point) * scale
+
+
+def weight_scales(weight: Tensor, form: Format, axis: int = 0, search: bool = True) -> Tensor:
+    """Symmetric scales float32 [channels] of a weight along its output axis (or [1] when not per channel).
+
+    search: choose each channel's clip among 1, 0.98, … of its largest magnitude by squared error.
+    """
+    flat = weight.detach().float().movedim(axis, 0).flatten(1) if form.per_channel else weight.detach().float().reshape(1, -1)
+    reach = flat.abs().amax(1)
+    best = (reach / form.high).clamp(min=_TINY)
+    if not search:
+        return best
+    least = torch.full_like(reach, torch.inf)
+    scales = best
+    for share in _shares(form.bits):
+        scale = best * share
+        error = (fake_quantize(flat, scale[:, None], torch.zeros(()), form) - flat).square().sum(1)
+        scales = torch.where(error < least, scale, scales)
+        least = torch.minimum(error, least)
+    return scales
+
+
+def _shares(bits: int) -> list[float]:
+    """Clip ratios worth trying: at 8 bits little clipping can pay, at few bits much does."""
+    lowest, count = {8: (0.9, 6), 7: (0.85, 8), 6: (0.8, 11), 5: (0.7, 16)}.get(bits, (0.3, 36))
+    return [1 - (1 - lowest) * i / (count - 1) for i in range(count)]
+
+
+def best_range(counts: Tensor, edges: Tensor, form: Format) -> tuple[float, float]:
+    """The clipped range (low, high) with the least expected squared error under a histogram.
+
+    counts: [bins] >= 0. edges: float64 [bins + 1], ascending. Both ends shrink together first, then each alone.
+    """
+    centres = (edges[:-1] + edges[1:]) / 2
+    used = counts > 0
+    if not used.any():
+        return 0.0, 0.0
+    centres, counts = centres[used], counts[used].double()
+    low, high = min(0.0, float(centres[0])), max(0.0, float(centres[-1]))
+    shares = torch.linspace(0.3, 1.0, 71, dtype=torch.float64)
+    low, high = _least(centres, counts, low * shares, high * shares, form)
+    if low < 0 < high and not form.symmetric:
+        low, high = _least(centres, counts, low * shares, torch.full_like(shares, high), form)
+        low, high = _least(centres, counts, torch.full_like(shares, low), high * shares, form)
+    return low, high
+
+
+def _least(centres: Tensor, counts: Tensor, low: Tensor, high: Tensor, form: Format) -> tuple[float, float]:
+    scale, zero = affine(low, high, form)
+    rounded = fake_quantize(centres, scale[:, None], zero[:, None], form)
+    error = ((rounded - centres).square() * counts).sum(1)
+    i = int(error.argmin())
+    return float(low[i]), float(high[i])

@@ -1,0 +1,64 @@
+"""torch.export, with one clear line when a network cannot be exported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from packlight.errors import PacklightError
+from packlight.model.silence import silenced
+from packlight.sources.example import Example
+
+
+def export(module: nn.Module, example: Example) -> ExportedProgram:
+    """The module's training-IR graph in the mode that it is in; PacklightError with the place in the user's code.
+
+    Gradients are recorded, so that `torch.no_grad` regions stay visible; where autograd forbids what the network
+    does (writing into one of the parts that `chunk` gives), it is exported as inference runs it.
+    """
+    try:
+        return _export(module, example, gradients=True)
+    except RuntimeError as error:
+        if "is a view and" not in str(error) and "a leaf Variable that requires grad" not in str(error):
+            raise _failure(module, error) from error
+    except Exception as error:  # the user's own forward runs in there: anything can be raised
+        raise _failure(module, error) from error
+    try:
+        return _export(module, example, gradients=False)
+    except Exception as error:  # as above
+        raise _failure(module, error) from error
+
+
+def _export(module: nn.Module, example: Example, *, gradients: bool) -> ExportedProgram:
+    args, kwargs = pytree.tree_unflatten(example.leaves, example.spec)
+    axes = [{a: torch.export.Dim.AUTO for a in example.dynamic.get(n, {})} for n in example.names]
+    shapes: Any = None
+    if any(axes):
+        positional, named = pytree.tree_unflatten(axes, example.spec)
+        shapes = _by_argument(module, positional, named)
+    with silenced(), torch.set_grad_enabled(gradients):
+        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _by_argument(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """Argument name → dynamic axes, in the nesting that torch.export wants: *args and **kwargs are one entry each."""
+    import inspect
+
+    bound = inspect.signature(module.forward).bind(*positional, **named)
+    return dict(bound.arguments)
+
+
+def _failure(module: nn.Module, error: Exception) -> PacklightError:
+    """The error's first line and the innermost line of user code it came from."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    frame, place = error.__traceback__, ""
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if "/torch/" not in file and "/packlight/" not in file and not file.startswith("<"):
+            place = f" (at {file}:{frame.tb_lineno})"
+        frame = frame.tb_next
+    return PacklightError(f"{type(module).__name__} cannot be exported: {first[:300]}{place}")

@@ -1,0 +1,135 @@
+"""Built-in tasks on real data: looked for locally, never downloaded without being asked."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packlight.errors import PacklightError
+from packlight.task.data import ArrayData
+from packlight.task.task import Task
+
+Array = NDArray[Any]
+
+# Mean and standard deviation of the Fashion-MNIST training pixels, in 0..1.
+FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                   "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
+_VALIDATION, _CALIBRATION = 5000, 512
+
+
+def fashion_mnist() -> Task:
+    """Fashion-MNIST (Xiao et al. 2017, MIT licence): 28×28 grey images of ten kinds of clothing.
+
+    Looks in $PACKLIGHT_DATA, ./.data and the system's /usr/share/datasets for `fashion-mnist/`. The 10,000
+    test images are the authors'. Training images that also occur in the test set, or earlier in the training
+    set, are dropped (by content hash); of the rest, in the order of their hashes, the first 5,000 are
+    validation, the next 512 calibration (also in training), and all but validation are for training.
+    """
+    folder = _find("fashion-mnist")
+    train_x, train_y = _idx(folder, "train-images-idx3"), _idx(folder, "train-labels-idx1")
+    test_x, test_y = _idx(folder, "t10k-images-idx3"), _idx(folder, "t10k-labels-idx1")
+    order = _by_hash(train_x, exclude=test_x)
+    validation, train = order[:_VALIDATION], order[_VALIDATION:]
+    return _fashion_task(
+        "fashion-mnist",
+        train=(train_x[train], train_y[train]),
+        calibration=(train_x[train[:_CALIBRATION]], train_y[train[:_CALIBRATION]]),
+        validation=(train_x[validation], train_y[validation]),
+        test=(test_x, test_y),
+    )
+
+
+def fashion_mnist_demo() -> Task:
+    """The part of Fashion-MNIST that ships inside the package: 2,000 test, 1,000 validation, 512 calibration.
+
+    Cut by `scripts/make_demo_data.py` from the splits of `fashion_mnist`; training uses the calibration part.
+    """
+    with resources.files("packlight.data").joinpath("fashion_mnist_demo.npz").open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        parts = {s: (arrays[f"{s}_x"], arrays[f"{s}_y"]) for s in ("calibration", "validation", "test")}
+    return _fashion_task("fashion-mnist-demo", train=parts["calibration"], **parts)
+
+
+def _fashion_task(name: str, **parts: tuple[Array, Array]) -> Task:
+    scale, shift = 1 / (255 * FASHION_STD), -FASHION_MEAN / FASHION_STD
+    data = {s: ArrayData(x[:, None], y.astype(np.int64), scale=scale, shift=shift) for s, (x, y) in parts.items()}
+    preprocessing = {
+        "input": "28×28 grey image, bytes 0..255, one channel", "scale": scale, "shift": shift,
+        "formula": "x * scale + shift", "layout": "NCHW", "classes": list(FASHION_CLASSES),
+    }  # fmt: skip
+    return Task(name, "accuracy", augment=shift_and_flip, preprocessing=preprocessing, **data)
+
+
+def shift_and_flip(images: Any, generator: Any, pixels: int = 2) -> Any:
+    """Each image [n, c, h, w] moved by up to `pixels` either way and mirrored half of the time."""
+    import torch
+    from torch.nn.functional import pad
+
+    n, _, h, w = images.shape
+    padded = pad(images, (pixels,) * 4, mode="replicate")
+    dy, dx = torch.randint(0, 2 * pixels + 1, (2, n), generator=generator)
+    rows, columns = torch.arange(h) + dy[:, None], torch.arange(w) + dx[:, None]
+    flip = torch.rand(n, generator=generator) < 0.5
+    columns = torch.where(flip[:, None], columns.flip(1), columns)
+    index = torch.arange(n)[:, None, None]
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _find(folder: str) -> Path:
+    places = [os.environ.get("PACKLIGHT_DATA", ""), ".data", "/usr/share/datasets"]
+    for place in filter(None, places):
+        if (Path(place) / folder).is_dir():
+            return Path(place) / folder
+    raise PacklightError(
+        f"no folder {folder!r} in $PACKLIGHT_DATA, ./.data or /usr/share/datasets; "
+        "`scripts/get_data.sh` puts it in ./.data"
+    )
+
+
+def _idx(folder: Path, stem: str) -> Array:
+    """An IDX file of unsigned bytes (the MNIST format): magic, sizes as big-endian int32, data."""
+    path = folder / f"{stem}-ubyte.gz"
+    try:
+        with gzip.open(path, "rb") as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:3] != b"\0\0\x08":
+                raise PacklightError(f"{path} is no IDX file of bytes")
+            shape = struct.unpack(f">{magic[3]}I", file.read(4 * magic[3]))
+            size = int(np.prod(shape))
+            if size > 1 << 30:
+                raise PacklightError(f"{path} claims {size:,} bytes, more than any data set of this kind")
+            content = file.read(size + 1)
+    except (OSError, EOFError, struct.error) as error:
+        raise PacklightError(f"cannot read {path}: {error}") from error
+    if len(content) != size:
+        raise PacklightError(f"{path} is damaged: {len(content)} bytes of data, its header says {size}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _by_hash(images: Array, exclude: Array) -> Array:
+    """Positions of the distinct images that are not in `exclude`, ordered by the hash of their content."""
+    from hashlib import sha256
+
+    seen = {sha256(x.tobytes()).digest() for x in exclude}
+    first: dict[bytes, int] = {}
+    for i, image in enumerate(images):
+        key = sha256(image.tobytes()).digest()
+        if key not in seen:
+            first.setdefault(key, i)
+    return np.array([first[k] for k in sorted(first)])
+
+
+READERS: dict[str, Callable[[], Task]] = {
+    "fashion-mnist": cache(fashion_mnist),
+    "fashion-mnist-demo": cache(fashion_mnist_demo),
+}
