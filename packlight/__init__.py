@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from packlight.measure import Measurement
     from packlight.model import Model, statistics
     from packlight.search.budget import Budget
-    from packlight.targets.artifact import Artifact, Runner
+    from packlight.targets import Artifact, Runner
     from packlight.task import Metric, Task, Workload
     from packlight.train import Distillation, Fit
 
@@ -26,7 +26,7 @@ _HOMES = {
     "packlight.measure": ("Measurement",),
     "packlight.model": ("Model", "statistics"),
     "packlight.search.budget": ("Budget",),
-    "packlight.targets.artifact": ("Artifact", "Runner"),
+    "packlight.targets": ("Artifact", "Runner"),
     "packlight.task": ("Metric", "Task", "Workload"),
     "packlight.train": ("Distillation", "Fit"),
 }

@@ -15,25 +15,28 @@ from torch import nn
 from packlight import targets
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
-from packlight.measure.latency import compare
-from packlight.measure.quality import evaluate, workload_inputs
+from packlight.measure.latency import compare, thread_counts, throughput
+from packlight.measure.machine import cores
+from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
 from packlight.model import Model
 from packlight.model.file import SUFFIX
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.quantize import Quantization
 from packlight.passes.quantize import quantize as quantize_for
-from packlight.search.budget import Budget
+from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
-from packlight.search.compress import evaluate_artifact, parse_time
 from packlight.search.result import Result
-from packlight.sources.torch_module import from_module
-from packlight.targets.artifact import Artifact
-from packlight.targets.export import export as write
+from packlight.sources import from_module
+from packlight.targets import Artifact
 from packlight.task import Task
 from packlight.train import Distillation, Fit, Progress, fit
 
 Source = Model | nn.Module | str | os.PathLike[str]
-TaskLike = Task | str
+TaskLike = Task | str | os.PathLike[str]
+
+_FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
+_NOT_YET = (".onnx", ".pt2", ".keras", ".h5", ".tflite", ".pb")
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
 
 
 def load(
@@ -55,13 +58,25 @@ def load(
         if example_inputs is None:
             raise PacklightError("a torch module needs example_inputs: load(module, torch.zeros(1, 3, 224, 224))")
         return from_module(source, example_inputs, dynamic=dynamic, name=name)
-    text = os.fspath(source)
-    if not Path(text).exists() and _is_factory(text):
-        module, example = _call_factory(text)
+    if not isinstance(source, str | os.PathLike):
+        raise PacklightError(f"a network is a torch module, a {SUFFIX} file or {_FACTORY}; got {type(source).__name__}")
+    path = Path(source)
+    if not path.exists() and _is_factory(str(source)):
+        module, example = _call_factory(str(source))
         return load(module, example_inputs if example is None else example, dynamic=dynamic, name=name)
-    if Path(text).suffix not in (SUFFIX, "") and Path(text).exists() and Path(text).suffix in (".onnx", ".pt2", ".keras", ".h5", ".pt", ".pth"):
-        raise PacklightError(f"{text}: {Path(text).suffix} files cannot be opened yet; give a {SUFFIX} file, or module:factory")
-    return Model.load(text)
+    _check_openable(path)
+    return Model.load(path)
+
+
+def _check_openable(path: Path) -> None:
+    kind = path.suffix.lower()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise PacklightError(f"{path} {what}; give a {SUFFIX} file, or {_FACTORY}")
+    if kind in _NOT_YET:
+        raise PacklightError(f"{path}: {kind} networks cannot be opened yet; give a {SUFFIX} file, or {_FACTORY}")
+    if kind in _WEIGHTS:
+        raise PacklightError(f"{path}: {kind} files hold weights, and code that is not run; give {_FACTORY}")
 
 
 def _is_factory(text: str) -> bool:
@@ -72,11 +87,13 @@ def _is_factory(text: str) -> bool:
 def _call_factory(text: str) -> tuple[Any, Any]:
     """Run the user's `module:function`, found as Python finds modules, the current folder first."""
     module, _, function = text.partition(":")
-    if (here := os.getcwd()) not in sys.path:
+    if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         made = getattr(importlib.import_module(module), function)()
-    except Exception as error:  # the user's own code runs in there: anything can be raised
+    except PacklightError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code runs in there: anything can be raised
         raise PacklightError(f"{text} failed: {type(error).__name__}: {error}") from error
     if isinstance(made, Model | nn.Module):
         return made, None
@@ -145,7 +162,7 @@ def export(
     preprocessing the manifest states.
     """
     preprocessing = _task(task).preprocessing if task is not None else None
-    return write(fold_batch_norms(model), path, targets.get(target), form=form, preprocessing=preprocessing)
+    return targets.export(fold_batch_norms(model), path, targets.get(target), form=form, preprocessing=preprocessing)
 
 
 def measure(
@@ -155,27 +172,32 @@ def measure(
     baseline: Artifact | str | Path | None = None,
     split: str = "test",
 ) -> dict[str, Measurement]:
-    """Measure a file on its runtime: quality, latency, memory, size; against a baseline also drop and ratios.
+    """Measure a file on its runtime: quality, latency, throughput, memory, size; against a baseline file also drop,
+    agreement and ratios. A Model (or `.plm` file) is measured for quality only, in PyTorch.
 
-    A Model is measured for quality only, in PyTorch.
+    split: the data for quality, "test", "validation", "train" or "calibration", labelled.
     """
     task = _task(task)
+    if not isinstance(artifact, Artifact | Model) and Path(artifact).suffix == SUFFIX:
+        artifact = Model.load(artifact)
     if isinstance(artifact, Model):
         return {"quality": evaluate(artifact, task, split).measurement}
     mine = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
-    base = mine if baseline is None else baseline if isinstance(baseline, Artifact) else Artifact.open(baseline)
-    inputs = workload_inputs(task, split, mine.fixed_batch or task.workload.batch)
-    timings = compare([mine] if baseline is None else [base, mine], inputs, threads=task.workload.threads)
     scores = evaluate_artifact(mine, task, split)
     measured = {"quality": scores.measurement}
-    times = timings[-1].as_measurements()
-    if baseline is None:
-        del times["latency_ratio"]
-    else:
+    if baseline is not None:
+        base = baseline if isinstance(baseline, Artifact) else Artifact.open(baseline)
         before = evaluate_artifact(base, task, split)
         measured |= {"drop_points": scores.drop_from(before), "agreement": scores.agreement_with(before),
                      "file_ratio": Measurement.exact(base.bytes / mine.bytes, "×")}  # fmt: skip
-    return measured | times | {"file_bytes": Measurement.exact(mine.bytes, "bytes")}
+    inputs = workload_inputs(task, split, mine.fixed_batch or task.workload.batch)
+    beside = [mine] if baseline is None else [base, mine]
+    times = compare(beside, inputs, threads=task.workload.threads)[-1].as_measurements()
+    if baseline is None:
+        del times["latency_ratio"]
+    rates = throughput(mine, inputs, thread_counts(cores()))
+    measured |= times | {f"throughput_{n}_thread{'s' * (n > 1)}": rate for n, rate in rates.items()}
+    return measured | {"file_bytes": Measurement.exact(mine.bytes, "bytes")}
 
 
 def compress(
@@ -186,19 +208,22 @@ def compress(
     budget: str | Budget = "drop<=1%, latency:min",
     time_limit: str | float | None = None,
     exclude: Sequence[str] = (),
+    prove: bool = False,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Find the smallest and fastest form of a Model that still does its job on a target.
 
     budget: limits and a goal, e.g. "drop<=0.3points, size<=500kB, latency:min"; `%` is relative to the float
-    baseline. time_limit: e.g. "20m". Always returns: `result.best`, and `result.met`, `proven`, `reason`.
+    baseline. time_limit: e.g. "20m", after which no further form is tried. exclude: layer-name patterns that stay
+    in float. prove: choose only forms that keep the budget with the bad end of every interval.
+    Always returns: `result.best`, and `result.met`, `proven`, `reason`.
     """
     wanted = budget if isinstance(budget, Budget) else Budget.parse(budget)
     return search(
         model, _task(task), targets.get(target), wanted,
-        exclude=exclude, time_limit=parse_time(time_limit), on_stage=on_stage,
+        exclude=exclude, prove=prove, time_limit=parse_time(time_limit), on_stage=on_stage,
     )  # fmt: skip
 
 
 def _task(task: TaskLike) -> Task:
-    return task if isinstance(task, Task) else Task.named(task)
+    return task if isinstance(task, Task) else Task.named(os.fspath(task))

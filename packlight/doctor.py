@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from packlight import api, targets
+from packlight import targets
 from packlight.errors import MissingRuntime, PacklightError
-from packlight.measure.machine import describe, has_vnni
-from packlight.measure.parity import check
-from packlight.model import Model
-from packlight.task import Task
 
 
 @dataclass(frozen=True)
@@ -27,25 +23,53 @@ class Finding:
     text: str
 
 
-def diagnose() -> list[Finding]:
+def inventory() -> list[dict[str, Any]]:
+    """Every target known here: name, state ("installed", or what to run), forms, versions of what it needs."""
+    known = []
+    for name in targets.names():
+        entry: dict[str, Any] = {"target": name, "state": "installed", "forms": [], "versions": {}}
+        try:
+            target = targets.get(name)
+            entry["forms"] = [*target.forms, "int8"]
+            target.require()
+            entry["versions"] = target.versions()
+        except MissingRuntime:
+            entry["state"] = f"missing: {target.install}"
+        except PacklightError as error:
+            entry["state"] = f"broken: {error}"
+        known.append(entry)
+    return known
+
+
+def diagnose(on_stage: Callable[[str], None] = lambda text: None) -> list[Finding]:
     """Check this machine and every target; a runtime that is not installed is no fault."""
+    from packlight.measure.machine import describe, has_vnni
+
     machine = describe()
     told = ", ".join(machine["instructions"]) or "no low-precision instructions"
     found = [Finding("processor", True, f"{machine['processor']}, {machine['cores']} cores, {told}")]
     if has_vnni() is False:
-        found.append(Finding("processor", True, "no VNNI: int8 may be slower than float, and uint8 × int8 may saturate"))
+        warning = "no VNNI: int8 may be slower than float, and uint8 × int8 may saturate"
+        found.append(Finding("processor", True, warning))
     for name in targets.names():
-        target = targets.get(name)
         try:
+            target = targets.get(name)
             target.require()
         except MissingRuntime as missing:
             found.append(Finding(name, True, f"not installed ({missing})"))
-            continue
-        found += [_try(target, quantized) for quantized in (False, True)]
+        except PacklightError as error:
+            found.append(Finding(name, False, str(error)))
+        else:
+            on_stage(f"trying {name}")
+            found += [_try(target, quantized) for quantized in (False, True)]
     return found
 
 
 def _try(target: targets.Target, quantized: bool) -> Finding:
+    from packlight import api
+    from packlight.measure.parity import check
+    from packlight.task import Task
+
     subject = f"{target.name} {'int8' if quantized else 'float'}"
     images = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)
     try:
@@ -58,11 +82,16 @@ def _try(target: targets.Target, quantized: bool) -> Finding:
     except PacklightError as error:
         return Finding(subject, False, str(error))
     if not parity.ok:
-        return Finding(subject, False, f"wrong results: error {parity.error:.2g}, first at layer {parity.layer!r}")
+        return Finding(subject, False, parity.reason)
     return Finding(subject, True, f"exported, ran, error {parity.error:.1e} of the output")
 
 
-def _tiny() -> Model:
+def _tiny() -> Any:
+    import torch
+    from torch import nn
+
+    from packlight import api
+
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
     return api.load(nn.Sequential(*layers), torch.zeros(2, 3, 16, 16), name="tiny")

@@ -28,7 +28,10 @@ options = parser.parse_args()
 def report(p: Progress) -> None:
     if p.step % 200 == 0:
         left = (p.steps - p.step) / p.rate
-        print(f"step {p.step}/{p.steps}  loss {p.loss:.3f}  lr {p.learning_rate:.4f}  {left / 60:.0f} min left", flush=True)
+        print(
+            f"step {p.step}/{p.steps}  loss {p.loss:.3f}  lr {p.learning_rate:.4f}  {left / 60:.0f} min left",
+            flush=True,
+        )
 
 
 torch.manual_seed(options.seed)
@@ -43,4 +46,6 @@ for split in ("validation", "test"):
     found = evaluate(trained, task, split).measurement
     scores[split] = {"accuracy": found.value, "low": found.low, "high": found.high, "n": found.n}
     print(f"{split}: {found.value:.2f} % [{found.low:.2f}, {found.high:.2f}] of {found.n}")
-(options.out / "resnet20_fashion_mnist.json").write_text(json.dumps({"network": "resnet20", "scores": scores}, indent=2) + "\n")
+(options.out / "resnet20_fashion_mnist.json").write_text(
+    json.dumps({"network": "resnet20", "scores": scores}, indent=2) + "\n"
+)

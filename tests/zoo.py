@@ -5,12 +5,19 @@ They stand for what users bring: every one exercises something that captures, pa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from packlight.model import Model
+from packlight.sources import from_module
 
 Made = tuple[nn.Module, Any]
 
@@ -236,14 +243,16 @@ def squeeze_excite() -> Made:
 
 
 def other_norms() -> Made:
-    layers = [nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ELU(), nn.Conv2d(8, 4, 3), nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    layers = [nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ELU(), nn.Conv2d(8, 4, 3),
+              nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
               nn.Flatten(2), nn.LayerNorm(16), nn.RMSNorm(16)]  # fmt: skip
     return nn.Sequential(*layers), torch.randn(2, 3, 8, 8)
 
 
 def decoder() -> Made:
-    layers = [nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.LeakyReLU(0.1, inplace=True),
-              nn.ConvTranspose2d(6, 4, 3, 2, 1, output_padding=1, groups=2), nn.PixelShuffle(2), nn.Tanh()]  # fmt: skip
+    layers = [nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.BatchNorm2d(6),
+              nn.LeakyReLU(0.1, inplace=True), nn.ConvTranspose2d(6, 4, 3, 2, 1, output_padding=1, groups=2),
+              nn.PixelShuffle(2), nn.Tanh()]  # fmt: skip
     return nn.Sequential(nn.Linear(5, 32), *layers), torch.randn(3, 5)
 
 
@@ -344,7 +353,7 @@ class WritesIntoViews(nn.Module):
         columns = y.transpose(0, 1)
         y[:, 1:3] += 1.0
         y[:, 0] = x[:, 1]
-        first, second = y.chunk(2, dim=1)
+        first, second = y[:, :4], y[:, 4:]
         second.mul_(2.0)
         y.view(-1, 2, 4)[:, 1].relu_()
         z = torch.zeros(x.shape[0], 4)
@@ -386,7 +395,8 @@ class Speech(nn.Module):
         super().__init__()
         self.register_buffer("window", torch.hann_window(32))
         self.register_buffer("mel", torch.rand(8, 17))
-        self.body = nn.Sequential(nn.Conv1d(8, 6, 3, 2, 1), nn.BatchNorm1d(6), nn.ReLU6(), nn.Conv1d(6, 6, 3, 1, 1, groups=3))
+        last = nn.Conv1d(6, 6, 3, 1, 1, groups=3)
+        self.body = nn.Sequential(nn.Conv1d(8, 6, 3, 2, 1), nn.BatchNorm1d(6), nn.ReLU6(), last)
         self.head = nn.Linear(6, 4)
 
     def forward(self, sound: Tensor) -> Tensor:
@@ -448,3 +458,54 @@ def make(name: str, seed: int = 0) -> Made:
     torch.manual_seed(seed)
     module, example = ZOO[name]()
     return module.eval(), example
+
+
+@dataclass(frozen=True)
+class Captured:
+    """module: with one submodule in train mode, on purpose. before: its state and flags before the capture."""
+
+    module: nn.Module
+    example: Any
+    model: Model
+    before: dict[str, Any]
+
+    def fresh(self) -> nn.Module:
+        """A copy of the module, in eval mode, that a test may change."""
+        return copy.deepcopy(self.module).eval()
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """Everything about a module that a capture must not change."""
+    return {
+        "tensors": {n: t.clone() for n, t in module.state_dict().items()},
+        "training": [m.training for m in module.modules()],
+        "kinds": [(type(p), p.device, p.requires_grad, p.grad) for p in module.parameters()],
+        "random": torch.get_rng_state(),
+    }
+
+
+@cache
+def captured(name: str) -> Captured:
+    """A network of the zoo with its Model, captured once a session."""
+    module, example = make(name)
+    last = list(module.modules())[-1]
+    last.train()
+    before = state_of(module)
+    return Captured(module, example, from_module(module, example), before)
+
+
+def call(network: Any, example: Any) -> Any:
+    """Call a module or a Model the way its example inputs are given."""
+    if isinstance(example, dict):
+        return network(**example)
+    return network(*example) if isinstance(example, tuple) else network(example)
+
+
+def resized(example: Any, batch: int) -> Any:
+    """Example inputs with another batch size, made by repetition and cutting."""
+    return tree_map(lambda t: t[torch.arange(batch) % len(t)], example)
+
+
+def flat(outputs: Any) -> list[Tensor]:
+    """The tensors of nested outputs, in order."""
+    return [t for t in tree_leaves(outputs) if isinstance(t, Tensor)]

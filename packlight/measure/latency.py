@@ -19,11 +19,13 @@ import numpy as np
 
 from packlight.measure import intervals
 from packlight.measure.measurement import Measurement
-from packlight.targets.artifact import Artifact, Runner
+from packlight.targets import Artifact, Runner
 
+ROUNDS = 25
+_LEAST_ROUNDS = 9  # with fewer, a median's interval is hardly one
 _BLOCK_S = 0.03
 _WARM_UP_S = 0.2
-_LEAST_RUNS = 3
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Latency:
     peak_memory: Measurement
 
     def as_measurements(self) -> dict[str, Measurement]:
+        """By the names that ledgers use."""
         return {
             "latency_ms": self.latency, "latency_p95_ms": self.p95, "latency_ratio": self.ratio,
             "cold_start_ms": self.cold_start, "peak_memory_bytes": self.peak_memory,
@@ -50,24 +53,25 @@ def compare(
     inputs: tuple[Any, ...],
     *,
     threads: int = 1,
-    rounds: int = 25,
+    rounds: int = ROUNDS,
     on_round: Callable[[], None] = lambda: None,
 ) -> list[Latency]:
     """Time several files against the first on the same inputs. threads: of the runtime, pinned.
 
-    rounds: >= 3; each times a block of at least three calls and 30 ms of every file.
+    rounds: each times a block of calls over 30 ms, at least one, of every file. Heavy files get fewer, so that
+    all rounds together take about half a minute, but never fewer than nine (or `rounds`, where that is less).
     """
     with machine_lock(), contextlib.ExitStack() as stack:
         runners = [stack.enter_context(Runner(a, threads, inputs)) for a in artifacts]
-        for runner in runners:
-            runner.time(inputs, _WARM_UP_S)
-        memory = [runner.peak_memory() for runner in runners]
+        calls = [float(np.median(runner.time(inputs, _WARM_UP_S, 1))) for runner in runners]
+        rounds = affordable_rounds(rounds, calls)
         blocks: list[list[list[float]]] = [[] for _ in runners]
         for i in range(rounds):
             order = range(len(runners)) if i % 2 == 0 else reversed(range(len(runners)))
             for j in order:
-                blocks[j].append(runners[j].time(inputs, _BLOCK_S, _LEAST_RUNS))
+                blocks[j].append(runners[j].time(inputs, _BLOCK_S, 1))
             on_round()
+        memory = [runner.peak_memory() for runner in runners]
     medians = [np.array([np.median(block) for block in each]) for each in blocks]
     return [
         Latency(
@@ -81,16 +85,27 @@ def compare(
     ]
 
 
+def affordable_rounds(rounds: int, calls: Sequence[float]) -> int:
+    """How many rounds of a block of each file fit into half a minute. calls: seconds of one call of each."""
+    one = sum(max(_BLOCK_S, call) for call in calls)
+    return min(rounds, max(_LEAST_ROUNDS, int(_PATIENCE_S / one)))
+
+
 def throughput(artifact: Artifact, inputs: tuple[Any, ...], threads: Sequence[int]) -> dict[int, Measurement]:
     """Samples a second of back-to-back calls, for each number of threads."""
     found = {}
     with machine_lock():
         for count in threads:
             with Runner(artifact, count, inputs) as runner:
-                runner.time(inputs, _WARM_UP_S)
-                rates = [len(inputs[0]) / float(np.median(runner.time(inputs, _BLOCK_S))) for _ in range(9)]
-            found[count] = intervals.median(rates, "samples/s")
+                runner.time(inputs, _WARM_UP_S, 1)
+                calls = [float(np.median(runner.time(inputs, _BLOCK_S, 1))) for _ in range(_LEAST_ROUNDS)]
+            found[count] = intervals.median([len(inputs[0]) / call for call in calls], "samples/s")
     return found
+
+
+def thread_counts(most: int) -> list[int]:
+    """1, 2, 4, … and `most`."""
+    return sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
 
 
 def _p95(blocks: Sequence[Sequence[float]]) -> Measurement:
@@ -105,20 +120,31 @@ def _p95(blocks: Sequence[Sequence[float]]) -> Measurement:
 
 @contextlib.contextmanager
 def machine_lock() -> Iterator[None]:
-    """Wait until no other packlight process of this user is timing, then keep others waiting.
+    """Wait until no other packlight process on this machine is timing, then keep others waiting.
 
-    Where the system has no file locks (Windows), timings are taken without.
+    Where the system has no file locks (Windows), or the lock file cannot be opened, timings are taken without.
     """
     try:
         import fcntl
     except ImportError:
         yield
         return
-    user = os.getuid()
-    path = Path(tempfile.gettempdir()) / f"packlight-{user}.lock"
-    handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    handle = _lock_file()
+    if handle is None:
+        yield
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
+
+
+def _lock_file() -> int | None:
+    """The file that all users' packlight processes lock; another user's need only be readable."""
+    path = Path(tempfile.gettempdir()) / "packlight.lock"
+    safely = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    for flags in (safely, safely | os.O_CREAT | os.O_EXCL, safely):
+        with contextlib.suppress(OSError):
+            return os.open(path, flags, 0o644)
+    return None

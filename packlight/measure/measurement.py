@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,15 +18,18 @@ class Measurement:
     high: float
 
     @staticmethod
-    def exact(value: float, unit: str) -> Measurement:
+    def exact(value: float, unit: str, n: int = 1) -> Measurement:
         """A count that carries no uncertainty."""
-        return Measurement(value, unit, 1, value, value)
+        return Measurement(value, unit, n, value, value)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The five fields; null for a number that is not finite, which JSON cannot hold."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
     def __str__(self) -> str:
-        unit = f" {self.unit}" if self.unit else ""
-        if self.low == self.high:
-            return f"{self.value:,.6g}{unit}"
-        return f"{self.value:.4g}{unit} [{self.low:.4g}, {self.high:.4g}]"
+        number = _written(self.value) + (f" {self.unit}" if self.unit else "")
+        return number if self.low == self.high else f"{number} [{_written(self.low)}, {_written(self.high)}]"
+
+
+def _written(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from packlight.errors import PacklightError
 from packlight.measure import intervals
+from packlight.measure.machine import cores
 from packlight.measure.measurement import Measurement
 from packlight.model import Model
-from packlight.task import Data, Metric, Task
+from packlight.targets import Artifact, Runner
+from packlight.task import Metric, Task
 from packlight.task.metrics import agreement_rows, decisions
 
 Array = NDArray[Any]
@@ -29,13 +31,10 @@ class Runs(Protocol):
 @dataclass(frozen=True)
 class Scores:
     """Everything that comparing needs. rows: per-sample statistics [n, k]. decided: the decisions [n, …].
-
-    first: the first output of the first batch, for parity. metric: what the rows are of.
-    """
+    metric: what the rows are of."""
 
     rows: Array
     decided: Array
-    first: tuple[Array, ...]
     metric: Metric
 
     @property
@@ -44,36 +43,70 @@ class Scores:
         return intervals.quality(self.rows, self.metric)
 
     def drop_from(self, before: Scores) -> Measurement:
-        """How much worse these scores are than `before`, paired."""
+        """How much worse these scores are than `before`, paired; exactly 0 for the same scores."""
+        if before is self:
+            return Measurement.exact(0.0, "points" if self.metric.unit == "%" else self.metric.unit, len(self.rows))
+        _check_paired(self, before)
         return intervals.drop(before.rows, self.rows, self.metric)
 
     def agreement_with(self, other: Scores) -> Measurement:
-        """Share of samples on which both decide alike, in percent."""
+        """Share of samples on which both decide alike, in percent; exactly 100 for the same scores."""
+        if other is self:
+            return Measurement.exact(100.0, "%", len(self.rows))
+        _check_paired(self, other)
         return intervals.share(agreement_rows(self.decided, other.decided))
 
 
 def evaluate(
     network: Model | Runs, task: Task, split: str = "test", on_batch: Callable[[int], None] = lambda n: None
 ) -> Scores:
-    """Run a Model or a Runner over a split of a task and score every sample.
+    """Run a Model or a Runner over a split of a task and score every sample, in order.
 
     A network with a fixed batch size is fed that size, its last batch filled up by repetition.
     """
-    data, metric = task.data(split), task.measure_with
+    data = task.data(split)
     run = torch_runner(network) if isinstance(network, Model) else network
     fixed = fixed_batch(network) if isinstance(network, Model) else getattr(network, "fixed_batch", None)
-    rows, decided, first = [], [], None
+    rows: list[Array] = []
+    decided: list[Array] = []
     for batch in data.batches(fixed or _BATCH):
         if batch.targets is None:
             raise PacklightError(f"the {split} data of task {task.name!r} has no targets to compare with")
-        outputs = tuple(o[: len(batch)] for o in run(*_filled(batch.inputs, fixed)))
-        rows.append(metric.per_sample(outputs, batch.targets))
+        outputs = _without_filling(run(*_filled(batch.inputs, fixed)), len(batch), fixed)
+        rows.append(scored(task.measure_with, outputs, batch.targets))
         decided.append(decisions(outputs))
-        first = first or outputs
         on_batch(len(batch))
-    if first is None:
+    if not rows:
         raise PacklightError(f"the {split} data of task {task.name!r} is empty")
-    return Scores(np.concatenate(rows), np.concatenate(decided), first, metric)
+    return Scores(_joined(rows), _joined(decided), task.measure_with)
+
+
+def evaluate_artifact(artifact: Artifact, task: Task, split: str = "test") -> Scores:
+    """Score a file on its runtime, in a child process that may use every core."""
+    with Runner(artifact, cores()) as runner:
+        return evaluate(runner, task, split)
+
+
+def scored(metric: Metric, outputs: tuple[Array, ...], targets: Array) -> Array:
+    """A metric's rows [n, k] of one batch, or a PacklightError that says what it could not work with."""
+    n = len(targets)
+    try:
+        rows = np.asarray(metric.per_sample(outputs, targets), dtype=np.float64)
+    except PacklightError:
+        raise
+    except Exception as error:  # a metric may be the user's own code: anything can be raised
+        raise PacklightError(f"metric {metric.name!r} failed: {type(error).__name__}: {error}") from error
+    if rows.ndim != 2 or len(rows) != n:
+        raise PacklightError(
+            f"metric {metric.name!r} gave shape {list(rows.shape)} for {n} samples; per_sample must return [{n}, k]"
+        )
+    bad = int((~np.isfinite(rows)).any(axis=1).sum())
+    if bad:
+        raise PacklightError(
+            f"metric {metric.name!r} is NaN or infinite for {bad} of {n} samples: "
+            "the network's output or the targets hold NaN or infinity"
+        )
+    return rows
 
 
 def torch_runner(model: Model) -> Runs:
@@ -83,20 +116,18 @@ def torch_runner(model: Model) -> Runs:
     model = model.copy().eval() if model.training else model
 
     def run(*inputs: Array) -> tuple[Array, ...]:
-        tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in inputs]
         check_fit(model, inputs)
+        tensors = [torch.from_numpy(np.require(x, requirements=("C", "W"))) for x in inputs]
         with torch.inference_mode():
-            return tuple(o.numpy() for o in model.flat(*tensors))
+            outputs = model.flat(*tensors)
+        return tuple((o.float() if o.dtype == torch.bfloat16 else o).numpy() for o in outputs)
 
     return run
 
 
 def check_fit(model: Model, inputs: tuple[Array, ...]) -> None:
     """Raise PacklightError unless arrays have the shapes and dtypes that a Model takes."""
-    model.check_inputs([x.shape for x in inputs])
-    for spec, x in zip(model.inputs, inputs, strict=True):
-        if x.dtype != np.dtype(spec.dtype):
-            raise PacklightError(f"input {spec.name!r} is {x.dtype}, the model takes {spec.dtype}; convert the data")
+    model.check_inputs([x.shape for x in inputs], [str(x.dtype) for x in inputs])
 
 
 def fixed_batch(model: Model) -> int | None:
@@ -106,9 +137,8 @@ def fixed_batch(model: Model) -> int | None:
 
 
 def workload_inputs(task: Task, split: str, batch: int) -> tuple[Array, ...]:
-    """Real inputs of the workload's batch size; short data is repeated."""
-    data: Data = task.data(split)
-    return _filled(data.take(batch).select(slice(0, batch)).inputs, batch)
+    """Real inputs of a batch size, the first of a split; short data is repeated."""
+    return _filled(task.data(split).take(batch).select(slice(0, batch)).inputs, batch)
 
 
 def _filled(inputs: tuple[Array, ...], size: int | None) -> tuple[Array, ...]:
@@ -116,3 +146,27 @@ def _filled(inputs: tuple[Array, ...], size: int | None) -> tuple[Array, ...]:
         return inputs
     index = np.arange(size) % len(inputs[0])
     return tuple(x[index] for x in inputs)
+
+
+def _without_filling(outputs: tuple[Array, ...], wanted: int, fixed: int | None) -> tuple[Array, ...]:
+    if fixed is None or fixed == wanted:
+        return outputs
+    return tuple(o[:wanted] if o.ndim and len(o) == fixed else o for o in outputs)
+
+
+def _joined(parts: list[Array]) -> Array:
+    try:
+        return np.concatenate(parts)
+    except ValueError:
+        shapes = " and ".join(sorted({str(list(p.shape[1:])) for p in parts})[:3])
+        raise PacklightError(
+            f"the network's outputs differ in shape from batch to batch ({shapes} a sample); pad the data to one size"
+        ) from None
+
+
+def _check_paired(mine: Scores, other: Scores) -> None:
+    if len(mine.rows) != len(other.rows) or mine.decided.shape != other.decided.shape:
+        raise PacklightError(
+            f"only answers to the same samples can be compared: shapes {list(mine.decided.shape)} "
+            f"and {list(other.decided.shape)}"
+        )

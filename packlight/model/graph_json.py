@@ -50,6 +50,13 @@ def read_graph(written: Any, tensors: Container[str]) -> Graph:
     return graph
 
 
+def read_text(value: Any) -> str:
+    """A line of text that is safe to print: no control characters."""
+    if not isinstance(value, str):
+        raise PacklightError(f"{str(value)[:80]!r} is not text")
+    return value if value.isprintable() else "".join(c if c.isprintable() else "?" for c in value)
+
+
 def _write_node(node: Node) -> dict[str, Any]:
     written: dict[str, Any] = {"op": node.op, "name": node.name}
     if node.op == "get_attr":
@@ -119,12 +126,12 @@ def _read_node(graph: Graph, w: Any, name: str, made: Mapping[str, Node], tensor
 
 def _read_meta(node: Node, written: Mapping[str, Any]) -> None:
     if "layer" in written:
-        node.meta["layer"] = str(written["layer"])
+        node.meta["layer"] = read_text(written["layer"])
     if "modes" in written:
         modes = {}
         for argument, (in_eval, in_train) in written["modes"].items():
             if argument not in MODE_ARGUMENTS.get(packet(node), ()):
-                raise PacklightError(f"node {node.name}: {str(argument)[:80]!r} is not an argument that training changes")
+                raise PacklightError(f"node {node.name}: training does not change its {str(argument)[:80]!r}")
             if not all(isinstance(v, bool | int | float) for v in (in_eval, in_train)):
                 raise PacklightError(f"node {node.name}: mode values must be numbers or booleans")
             modes[argument] = (in_eval, in_train)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from packlight.model.lineage import Step
 from packlight.model.operators import set_argument
 from packlight.model.spec import Structure, TensorSpec, restructure
 
-
 _ANY = 2**31 - 1
+_PART = re.compile(r"[A-Za-z0-9_\- ]{1,200}\Z")
 
 
 class Model:
@@ -135,7 +136,10 @@ class Model:
         return value
 
     def set_tensor(self, name: str, value: Tensor, *, trainable: bool = False) -> None:
-        """Replace or add the parameter (trainable) or buffer of this dotted name."""
+        """Replace or add the parameter (trainable) or buffer of this dotted name.
+
+        Parts of a name are ASCII letters, digits, "_", "-" and spaces, and no attribute that torch's modules have.
+        """
         owner_name, _, leaf = name.rpartition(".")
         owner: nn.Module = self.graph_module
         for part in owner_name.split(".") if owner_name else ():
@@ -204,8 +208,9 @@ class Model:
         else:
             module = copy.deepcopy(self.graph_module)
         twin = Model(
-            module, self.inputs, self.outputs, self.structure, self.dims, self.name, self.lineage, self.notes, self.limits
-        )
+            module, self.inputs, self.outputs, self.structure, self.dims, self.name,
+            self.lineage, self.notes, self.limits,
+        )  # fmt: skip
         for mine, theirs in zip(self.nodes, twin.nodes, strict=True):
             theirs.meta = dict(mine.meta)
             if "modes" in mine.meta:
@@ -267,6 +272,8 @@ def matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
 
 
 def _check_free(owner: nn.Module, part: str, name: str) -> None:
+    if not _PART.match(part) or iskeyword(part):
+        raise PacklightError(f"tensor name {name[:80]!r}: only letters, digits, '_', '-', ' ', and no Python keyword")
     if hasattr(owner, part):
         raise PacklightError(f"tensor name {name[:80]!r}: torch's modules use {part[:80]!r} themselves; choose another")
 

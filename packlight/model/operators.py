@@ -17,9 +17,9 @@ from torch.fx import Node
 
 _KINDS = {
     "contraction": """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
-        matmul bmm mm mv addmm addmv addbmm baddbmm einsum bilinear dot outer scaled_dot_product_attention""",
+        matmul bmm mm mv addmm addmv addbmm baddbmm einsum bilinear dot vdot outer scaled_dot_product_attention""",
     "lookup": "embedding embedding_bag",
-    "rnn": "lstm gru rnn_tanh rnn_relu",
+    "rnn": "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
     "norm": "batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm",
     "unary": """relu relu6 hardtanh hardswish hardsigmoid gelu silu mish sigmoid tanh elu selu celu leaky_relu
         softplus softsign softshrink hardshrink tanhshrink log_sigmoid threshold exp exp2 expm1 log log2 log10
@@ -55,7 +55,8 @@ _KINDS = {
         new_empty arange linspace eye scalar_tensor tril_indices triu_indices rand randn rand_like randn_like
         fill zero item""",
     "size": "sym_size sym_numel sym_stride",
-    "spectral": "stft istft fft_rfft fft_irfft fft_fft fft_ifft view_as_real view_as_complex real imag complex hann_window hamming_window",
+    "spectral": """stft istft fft_rfft fft_irfft fft_fft fft_ifft view_as_real view_as_complex real imag complex
+        hann_window hamming_window""",
     "weight": "_weight_norm _weight_norm_interface",
     "quantize": """quantize_per_tensor dequantize_per_tensor quantize_per_channel dequantize_per_channel
         fake_quantize_per_tensor_affine fake_quantize_per_channel_affine""",
@@ -71,7 +72,7 @@ PYTHON_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sym_min": torch.sym_min, "sym_max": torch.sym_max, "sym_float": torch.sym_float,
     "sym_int": torch.sym_int, "sym_not": torch.sym_not,
 }  # fmt: skip
-_PYTHON_NAMES = {f: n for n, f in PYTHON_FUNCTIONS.items()}
+_PYTHON_NAMES: dict[Any, str] = {f: n for n, f in PYTHON_FUNCTIONS.items()}
 _NAMESPACES = ("aten", "quantized_decomposed")
 
 # Checks and bookkeeping that export leaves behind and that compute nothing.
@@ -97,7 +98,7 @@ def packet(node: Node) -> str:
     overload = node.target
     if isinstance(overload, torch._ops.OpOverload):
         return overload.overloadpacket.__name__
-    return _PYTHON_NAMES.get(overload, getattr(overload, "__name__", str(overload)))  # type: ignore[arg-type]
+    return _PYTHON_NAMES.get(overload) or str(getattr(overload, "__name__", overload))
 
 
 def kind(node: Node) -> str:
@@ -105,7 +106,7 @@ def kind(node: Node) -> str:
     if node.op != "call_function":
         return ""
     if not isinstance(node.target, torch._ops.OpOverload):
-        name = _PYTHON_NAMES.get(node.target, "")  # type: ignore[arg-type]
+        name = _PYTHON_NAMES.get(node.target, "")
         return "select" if name == "getitem" else "size" if name else ""
     return KIND.get(packet(node), "") if node.target.namespace in _NAMESPACES else ""
 
@@ -116,7 +117,7 @@ def target_name(node: Node) -> str | None:
         return None
     if isinstance(node.target, torch._ops.OpOverload):
         return str(node.target)
-    return f"python.{_PYTHON_NAMES[node.target]}"  # type: ignore[index]
+    return f"python.{_PYTHON_NAMES[node.target]}"
 
 
 def resolve(name: str) -> Callable[..., Any] | None:
@@ -130,7 +131,7 @@ def resolve(name: str) -> Callable[..., Any] | None:
     if namespace == "quantized_decomposed":
         load_quantized_operators()
     found = getattr(getattr(torch.ops, namespace), packet_name, None)
-    if not isinstance(found, torch._ops.OpOverloadPacket) or overload not in found.overloads():
+    if not isinstance(found, torch._ops.OpOverloadPacket) or overload not in found.overloads():  # type: ignore[no-untyped-call]
         return None
     operator_found: torch._ops.OpOverload = getattr(found, overload)
     return None if operator_found._schema.is_mutable else operator_found
@@ -181,7 +182,7 @@ def macs(node: Node, shape_of: Callable[[Any], tuple[int, ...]]) -> int:
             return math.prod(shape_of(args[0] if transposed else node)) * math.prod(shape_of(args[1])[1:])
         case "conv_transpose1d" | "conv_transpose2d" | "conv_transpose3d":
             return math.prod(shape_of(args[0])) * math.prod(shape_of(args[1])[1:])
-        case "matmul" | "bmm" | "mm" | "mv" | "dot":
+        case "matmul" | "bmm" | "mm" | "mv" | "dot" | "vdot":
             return math.prod(shape_of(node)) * shape_of(args[0])[-1]
         case "addmm" | "baddbmm" | "addmv":
             return math.prod(shape_of(node)) * shape_of(args[1])[-1]
@@ -198,13 +199,16 @@ def macs(node: Node, shape_of: Callable[[Any], tuple[int, ...]]) -> int:
             steps = shape_of(args[0])[:1] if packed else shape_of(args[0])[:2]
             weights: Any = args[3 if packed else 2]
             return math.prod(steps) * sum(math.prod(s) for s in map(shape_of, weights) if len(s) == 2)
+        case "lstm_cell" | "gru_cell" | "rnn_tanh_cell" | "rnn_relu_cell":
+            return math.prod(shape_of(args[0])[:-1]) * sum(math.prod(shape_of(w)) for w in args[2:4])
         case "einsum":
-            return math.prod(_einsum_sizes(str(args[0]), [shape_of(x) for x in args[1]]).values())  # type: ignore[union-attr]
+            operands: Any = args[1]
+            return _einsum_macs(str(args[0]), [shape_of(x) for x in operands])
     return math.prod(shape_of(node))
 
 
-def _einsum_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]:
-    """Letter → size; the axes that "..." stands for count from the right, as "-1", "-2", …"""
+def _einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
+    """The product of all sizes; the axes that "..." stands for count from the right, as "-1", "-2", …"""
     sizes: dict[str, int] = {}
     for letters, shape in zip(equation.replace(" ", "").split("->")[0].split(","), shapes, strict=True):
         before, dots, after = letters.partition("...")
@@ -212,4 +216,4 @@ def _einsum_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int
         names = [*before, *(str(i - hidden) for i in range(hidden)), *after]
         for name, size in zip(names, shape, strict=True):
             sizes[name] = max(size, sizes.get(name, 1))
-    return sizes
+    return math.prod(list(sizes.values()))

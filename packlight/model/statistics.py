@@ -13,9 +13,9 @@ from packlight.model.operators import argument, kind, macs, packet
 from packlight.model.shapes import bytes_of, propagate, shape_of
 
 # Operators whose result lies in their first input's memory; dropout does in eval mode, which is what is counted.
-_VIEWS = frozenset("""view reshape flatten unflatten _unsafe_view squeeze unsqueeze permute transpose t swapaxes mT expand
-    expand_as slice select split split_with_sizes chunk tensor_split unbind getitem detach alias narrow diagonal
-    dropout feature_dropout alpha_dropout feature_alpha_dropout""".split())
+_VIEWS = frozenset("view reshape flatten unflatten _unsafe_view squeeze unsqueeze permute transpose t swapaxes mT "
+                   "expand expand_as slice select split split_with_sizes chunk tensor_split unbind getitem detach "
+                   "alias narrow diagonal dropout alpha_dropout feature_dropout".split())  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The ledger of a search as one HTML page."""

@@ -33,12 +33,18 @@ class Example:
         for name, leaf in zip(self.names, self.leaves, strict=True):
             for axis, dim in self.dynamic.get(name, {}).items():
                 if found.setdefault(dim, leaf.shape[axis]) != leaf.shape[axis]:
-                    raise PacklightError(f"dimension {dim!r} is {found[dim]} and {leaf.shape[axis]} in the example inputs")
+                    raise PacklightError(
+                        f"dimension {dim!r} is {found[dim]} and {leaf.shape[axis]} in the example inputs"
+                    )
         return found
 
     def call(self, module: nn.Module) -> Any:
         args, kwargs = pytree.tree_unflatten(self.leaves, self.spec)
         return module(*args, **kwargs)
+
+    def cloned(self) -> Example:
+        """The same with tensors of its own, for a network that writes into its inputs."""
+        return replace(self, leaves=tuple(t.clone() for t in self.leaves))
 
     def resized(self, dim: str, size: int) -> Example:
         """The same with one dimension cut or repeated to `size`."""
@@ -50,9 +56,10 @@ class Example:
             leaves.append(leaf)
         return replace(self, leaves=tuple(leaves))
 
-    def static(self) -> Example:
-        """The same with every size fixed."""
-        return replace(self, dynamic={})
+    def fixed(self, dims: set[str]) -> Example:
+        """The same with these dimensions fixed at their sizes."""
+        left = {n: {a: d for a, d in axes.items() if d not in dims} for n, axes in self.dynamic.items()}
+        return replace(self, dynamic={n: axes for n, axes in left.items() if axes})
 
 
 def read_example(module: nn.Module, inputs: Any, dynamic: DynamicDims | None) -> Example:

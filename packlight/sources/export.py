@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch._C import DispatchKey
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from packlight.errors import PacklightError
+from packlight.model.shapes import RULES
 from packlight.model.silence import silenced
 from packlight.sources.example import Example
+
+
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 def export(module: nn.Module, example: Example) -> ExportedProgram:
@@ -35,21 +45,35 @@ def export(module: nn.Module, example: Example) -> ExportedProgram:
 
 def _export(module: nn.Module, example: Example, *, gradients: bool) -> ExportedProgram:
     args, kwargs = pytree.tree_unflatten(example.leaves, example.spec)
-    axes = [{a: torch.export.Dim.AUTO for a in example.dynamic.get(n, {})} for n in example.names]
+    axes = [dict.fromkeys(example.dynamic.get(n, {}), torch.export.Dim.AUTO) for n in example.names]
     shapes: Any = None
     if any(axes):
         positional, named = pytree.tree_unflatten(axes, example.spec)
         shapes = _by_argument(module, positional, named)
-    with silenced(), torch.set_grad_enabled(gradients):
+    unsaid = contextlib.redirect_stderr(io.StringIO())  # a failing export prints the graph that it has so far
+    with silenced(), unsaid, _quick_shapes(), torch.set_grad_enabled(gradients):
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
-def _by_argument(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """Argument name → dynamic axes, in the nesting that torch.export wants: *args and **kwargs are one entry each."""
-    import inspect
+@contextlib.contextmanager
+def _quick_shapes() -> Iterator[None]:
+    """Lend torch's tracer our shape rules: its own take 23 s for 200 steps of an LSTM and 20 ms for a batch norm."""
+    own = {op: dict(op.py_kernels) for op in RULES}
+    try:
+        for op, rule in RULES.items():
+            op.py_kernels.update(dict.fromkeys((DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd), rule))
+            op._dispatch_cache.clear()
+        yield
+    finally:
+        for op, kernels in own.items():
+            op.py_kernels.clear()
+            op.py_kernels.update(kernels)
+            op._dispatch_cache.clear()
 
-    bound = inspect.signature(module.forward).bind(*positional, **named)
-    return dict(bound.arguments)
+
+def _by_argument(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """Argument name → dynamic axes, in the nesting that torch.export wants: *args is one entry."""
+    return dict(inspect.signature(module.forward).bind(*positional, **named).arguments)
 
 
 def _failure(module: nn.Module, error: Exception) -> PacklightError:
@@ -58,7 +82,7 @@ def _failure(module: nn.Module, error: Exception) -> PacklightError:
     frame, place = error.__traceback__, ""
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if "/torch/" not in file and "/packlight/" not in file and not file.startswith("<"):
+        if not file.startswith(("<", *_NOT_THE_USERS)):
             place = f" (at {file}:{frame.tb_lineno})"
         frame = frame.tb_next
     return PacklightError(f"{type(module).__name__} cannot be exported: {first[:300]}{place}")

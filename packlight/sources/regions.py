@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -48,7 +49,8 @@ def _inline(module: GraphModule, region: Node) -> None:
             values[node].meta["no_grad"] = detached or region.meta.get("no_grad", False)
             if node.op == "get_attr":
                 values[node].target = f"{body.target}.{node.target}"
-        results = [values[r] for r in inner.graph.output_node().args[0]]
+        inside: Any = inner.graph.output_node().args[0]
+        results = [values[r] for r in inside]
         if detached:
             results = [_detached(module, r) for r in results]
     for user in list(region.users):

@@ -1,17 +1,27 @@
-"""Runtimes that networks are exported to, each in a file of its own and run in a child process."""
+"""Runtimes that networks are exported to, each in a file of its own and run in a child process.
+
+Importing this is light: the child processes do it, too.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from packlight.errors import PacklightError
 from packlight.targets.contract import Session, Target
 
+if TYPE_CHECKING:
+    from packlight.targets.artifact import Artifact, Runner
+    from packlight.targets.host import Child
+    from packlight.targets.write import export
+
 _BUILT_IN: Mapping[str, str] = {"onnxruntime": "packlight.targets.onnxruntime:OnnxRuntime"}
 _ENTRY_POINTS = "packlight.targets"
+_HOME = {"Artifact": "artifact", "Runner": "artifact", "Child": "host", "export": "write"}
 
-__all__ = ["Session", "Target", "get", "names"]
+__all__ = ["Artifact", "Child", "Runner", "Session", "Target", "export", "get", "names"]
 
 
 def names() -> list[str]:
@@ -27,7 +37,12 @@ def get(target: str | Target) -> Target:
     if address is None:
         raise PacklightError(f"no target {target!r}; known are {', '.join(names())}")
     module, _, name = address.partition(":")
-    made: Target = getattr(importlib.import_module(module), name)()
+    try:
+        made = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise PacklightError(f"target {target!r} cannot be loaded from {address}: {error}") from error
+    if not isinstance(made, Target):
+        raise PacklightError(f"target {target!r}: {address} is no subclass of packlight.targets.Target")
     return made
 
 
@@ -35,3 +50,12 @@ def _plugins() -> dict[str, str]:
     from importlib.metadata import entry_points
 
     return {e.name: e.value for e in entry_points(group=_ENTRY_POINTS)}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

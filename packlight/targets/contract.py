@@ -1,4 +1,4 @@
-"""What a runtime has to offer to be a target: two methods, and a declaration of its numerics.
+"""What a runtime has to offer to be a target: how to write a file and how to open it, and its numerics.
 
 Imports nothing heavy: this module is loaded in every child process, also in those that only time a file.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packlight.errors import MissingRuntime
+from packlight.errors import MissingRuntime, PacklightError
 
 if TYPE_CHECKING:
     from packlight.model import Model
@@ -28,6 +28,9 @@ class Session(ABC):
 
 class Target(ABC):
     """A runtime that networks are exported to. One file and one final class a runtime.
+
+    A target has no options and keeps no state: child processes make one of their own, `YourTarget()`. Importing
+    its module imports neither its packages nor torch; the methods that need them do.
 
     name: what users write. install: the command that brings the runtime. suffix: of the exported file.
     packages: importable names that must be there. forms: weight forms that `write` knows, the plainest first.
@@ -48,7 +51,8 @@ class Target(ABC):
     def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> None:
         """Convert a Model to one file at `path`. Runs in a child process.
 
-        form: one of `forms`. dims: sizes for dynamic dimensions that this runtime cannot keep dynamic.
+        form: one of `forms`. dims: sizes for dynamic dimensions that this runtime cannot keep dynamic. What the
+        user can act on is raised as PacklightError.
         """
 
     @abstractmethod
@@ -61,13 +65,32 @@ class Target(ABC):
 
     def require(self) -> None:
         """Raise MissingRuntime with the install line unless everything is there."""
-        missing = [p for p in self.packages if importlib.util.find_spec(p) is None]
+        missing = [p for p in self.packages if not _importable(p)]
         if missing:
             raise MissingRuntime(
                 f"target {self.name!r} needs {', '.join(missing)}, not installed here; run: {self.install}"
             )
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     @property
     def address(self) -> str:
         """Where a child process finds this class: "module:Class"."""
-        return f"{type(self).__module__}:{type(self).__qualname__}"
+        module, name = type(self).__module__, type(self).__qualname__
+        if module == "__main__" or "<locals>" in name:
+            raise PacklightError(
+                f"target {self.name!r} must be a class of a module that a child process can import, "
+                f"got {module}:{name}; move it to a file of its own"
+            )
+        return f"{module}:{name}"
+
+
+def _importable(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # the parent of a dotted name is missing, or a module without a spec
+        return False

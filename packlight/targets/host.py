@@ -1,37 +1,37 @@
 """The host side of a child process: native converters and runtimes crash, hang and leak in there, not here.
 
 Every call has a time limit and the child a memory limit. A child that breaks either, or dies, becomes one
-ChildFailure with its last words, and nothing of it stays behind: it leads a process group of its own, which
-is killed as a whole.
+ChildFailure with its last words, and nothing of it stays behind.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from packlight.errors import ChildFailure, PacklightError
 from packlight.targets.contract import Target
-from packlight.targets.frames import read_frame, write_frame
+from packlight.targets.frames import pack, read_frame
+from packlight.targets.process import Process
 
 _POLL_S = 0.2
-_LAST_WORDS = 4000
+_GRACE_S = 0.5
+_DYING_S = 5.0
+
+_Answers = queue.SimpleQueue[tuple[dict[str, Any], list[Any]] | EOFError]
 
 
 class Child:
-    """One child process for one target. Use as a context manager, or call `close`.
+    """One child process for one target, answering one call at a time. Use as a context manager, or call `close`.
 
     memory_limit: bytes of resident memory, its own children included; default: 90 % of what is free now.
     """
@@ -40,14 +40,18 @@ class Child:
         target.require()
         self.target = target
         self.memory_limit = memory_limit or int(psutil.virtual_memory().available * 0.9)
-        self._log = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "packlight.targets.child", target.address],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            start_new_session=True, env=_environment(),
-        )  # fmt: skip
-        self._answers: queue.Queue[Any] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._process = Process(target.address)
+        self._answers: _Answers = queue.SimpleQueue()
+        self._listener = threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True)
+        self._listener.start()
+        self._sender: threading.Thread | None = None
+        self._alive = True
+        self._forgotten = weakref.finalize(self, self._process.end)
+
+    @property
+    def pid(self) -> int:
+        """The child's process number."""
+        return self._process.pid
 
     def call(
         self, what: str, arrays: Sequence[Any] = (), *, time_limit: float, **arguments: Any
@@ -57,9 +61,16 @@ class Child:
         time_limit: seconds. Raises PacklightError for what the child refuses, ChildFailure when it raises,
         dies, or outgrows a limit; after a ChildFailure other than a raised one the child is gone.
         """
-        sender = threading.Thread(target=self._send, args=(what, arguments, arrays), daemon=True)
-        sender.start()
-        header, got = self._wait(what, time.monotonic() + time_limit, time_limit)
+        if not self._alive:
+            raise ChildFailure(f"{self.target.name}: {what} was asked of a child process that has ended; start another")
+        pieces = pack({"call": what, "arguments": arguments}, arrays)
+        self._sender = threading.Thread(target=_send, args=(self._process.stdin, pieces), daemon=True)
+        self._sender.start()
+        try:
+            header, got = self._wait(what, time_limit)
+        except BaseException:  # an interrupted call leaves a child that is busy with it
+            self._end(0.0)
+            raise
         if "error" not in header:
             return header["result"], got
         if header["kind"] == "told":
@@ -67,104 +78,109 @@ class Child:
         raise ChildFailure(f"{self.target.name}: {what} failed: {_first_line(header['error'])}", self.last_words())
 
     def last_words(self) -> str:
-        """The end of what the child wrote to standard error."""
-        if self._log.closed:
-            return ""
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - _LAST_WORDS))
-        return self._log.read().decode(errors="replace").strip()
+        """The end of what the child wrote to standard output and error."""
+        return self._process.last_words()
 
     def close(self) -> None:
         """End the child and everything it started."""
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError, ValueError):
-                if stream is self._process.stdin and stream is not None:
-                    stream.close()
-        try:
-            self._process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            self._kill()
-        self._log.close()
+        self._end(_GRACE_S)
+        self._process.close_log()
 
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
-    def _listen(self) -> None:
-        stream = self._process.stdout
-        assert stream is not None
-        try:
-            while True:
-                self._answers.put(read_frame(stream))  # type: ignore[arg-type]
-        except (EOFError, OSError, ValueError, MemoryError):
-            self._answers.put(None)
-
-    def _send(self, what: str, arguments: dict[str, Any], arrays: Sequence[Any]) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # a dead child is noticed by whoever waits
-            write_frame(self._process.stdin, {"call": what, "arguments": arguments}, arrays)  # type: ignore[arg-type]
-
-    def _wait(self, what: str, deadline: float, limit: float) -> tuple[dict[str, Any], list[Any]]:
+    def _wait(self, what: str, limit: float) -> tuple[dict[str, Any], list[Any]]:
+        deadline = time.monotonic() + limit
         while True:
             try:
-                answer = self._answers.get(timeout=_POLL_S)
+                answer = self._answers.get(timeout=max(0.0, min(_POLL_S, deadline - time.monotonic())))
             except queue.Empty:
-                used = self._resident()
-                if used > self.memory_limit:
-                    self._fail(what, f"took {used / 1e9:.1f} GB of memory, limit {self.memory_limit / 1e9:.1f} GB")
-                if time.monotonic() > deadline:
-                    self._fail(what, f"did not finish within {limit:.0f} s")
+                self._check(what, deadline, limit)
                 continue
-            except KeyboardInterrupt:
-                self._kill()
-                raise
-            if answer is None:
-                self._fail(what, self._death())
-            return answer  # type: ignore[no-any-return]
+            if isinstance(answer, EOFError):
+                self._fail(what, self._death(str(answer)))
+            return answer  # type: ignore[return-value]
 
-    def _resident(self) -> int:
-        total = 0
-        with contextlib.suppress(psutil.Error):
-            own = psutil.Process(self._process.pid)
-            for process in (own, *own.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
-                    total += process.memory_info().rss
-        return total
+    def _check(self, what: str, deadline: float, limit: float) -> None:
+        """Fail unless the child is alive and within its limits."""
+        self._process.trim_log()
+        used = self._process.resident()
+        if used > self.memory_limit:
+            self._fail(what, f"took {used / 1e9:.1f} GB of memory, the limit is {self.memory_limit / 1e9:.1f} GB")
+        if time.monotonic() >= deadline:
+            self._process.show_stack()
+            self._fail(what, f"did not finish within {limit:g} s")
+        if self._process.ended() and self._answers.empty():  # what it started may still hold its pipe open
+            self._fail(what, self._death(""))
 
-    def _death(self) -> str:
-        self._kill()
-        code = self._process.returncode
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                return f"crashed ({signal.Signals(-code).name})"
-        return f"ended with exit code {code}"
+    def _death(self, heard: str) -> str:
+        """Why no answer will come."""
+        if not self._process.wait(_DYING_S):
+            return f"lost its child process: {heard}"
+        code = self._process.end()
+        if code >= 0:
+            return f"ended its child process with exit code {code}"
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-code).name
+            return f"was killed ({name}), perhaps for lack of memory" if name == "SIGKILL" else f"crashed ({name})"
+        return f"crashed (signal {-code})"
 
     def _fail(self, what: str, why: str) -> None:
-        self._kill()
+        self._end(0.0)
         words = self.last_words()
-        tail = words.splitlines()[-1] if words else ""
-        self.close()
-        raise ChildFailure(f"{self.target.name}: {what} {why}{f' — {tail[:200]}' if tail else ''}", words)
+        tail = _tail(words)
+        raise ChildFailure(f"{self.target.name}: {what} {why}{f': {tail}' if tail else ''}", words)
 
-    def _kill(self) -> None:
-        if self._process.poll() is None:
-            with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-                if os.name == "posix":
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                else:
-                    for process in psutil.Process(self._process.pid).children(recursive=True):
-                        process.kill()
-                    self._process.kill()
-        self._process.wait()
+    def _end(self, grace: float) -> None:
+        """End the child after `grace` seconds to do so by itself; its log stays readable until `close`."""
+        if not self._alive:
+            return
+        self._alive = False
+        self._forgotten.detach()
+        idle = self._sender is None or not self._sender.is_alive()
+        if grace and idle:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            self._process.wait(grace)
+        self._process.end()
+        if self._sender is not None:
+            self._sender.join(_GRACE_S)
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._listener.join(_GRACE_S)
 
 
-def _environment() -> dict[str, str]:
-    """The parent's environment, with telemetry switches of well-known packages off."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
-            "ORT_DISABLE_TELEMETRY": "1"}  # fmt: skip
+def _listen(stream: IO[bytes], answers: _Answers) -> None:
+    """Hand on what the child says until it ends. A function, so that a forgotten Child can be collected."""
+    with stream:
+        try:
+            while True:
+                answers.put(read_frame(stream))  # type: ignore[arg-type]
+        except EOFError as error:
+            answers.put(error)
+        except (OSError, ValueError, MemoryError) as error:
+            answers.put(EOFError(str(error) or type(error).__name__))
+
+
+def _send(stream: IO[bytes], pieces: Sequence[bytes | memoryview]) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a dead child is noticed by whoever waits
+        for piece in pieces:
+            stream.write(piece)
+        stream.flush()
 
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:400]
+
+
+def _tail(words: str) -> str:
+    """The last line that native code wrote, without Python's own report of a crash."""
+    for report in ("Fatal Python error:", "Current thread 0x", "Thread 0x"):
+        words = words.partition(report)[0]
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Data(ABC):
 class ArrayData(Data):
     """Samples held in memory.
 
-    inputs: an array, or several for a network with several inputs; first axis = samples.
+    inputs: an array, or a tuple of them for a network with several inputs; first axis = samples.
     scale, shift: inputs stored as integers are handed out as float32, `x * scale + shift`, so that images
     stay bytes in memory. Raises PacklightError on lengths that differ and on NaN or infinity.
     """
@@ -67,11 +67,20 @@ class ArrayData(Data):
         self.inputs = tuple(_as_array(x) for x in (inputs if several else (inputs,)))  # type: ignore[union-attr]
         self.targets = None if targets is None else _as_array(targets)
         self.scale, self.shift = scale, shift
-        lengths = {len(x) for x in (*self.inputs, *(() if self.targets is None else (self.targets,)))}
-        if len(lengths) != 1:
-            raise PacklightError(f"inputs and targets must have equal lengths, got {sorted(lengths)}")
+        lengths = [len(x) for x in self._columns]
+        if len(set(lengths)) != 1:
+            raise PacklightError(
+                f"inputs and targets must have equal lengths, got {', '.join(map(str, lengths[:8]))}; "
+                "samples are stacked in one array an input"
+            )
         for i, x in enumerate(self.inputs):
             check_finite(x, f"input {i} of the data")
+        if self.targets is not None:
+            check_finite(self.targets, "the targets of the data")
+
+    @property
+    def _columns(self) -> tuple[Array, ...]:
+        return (*self.inputs, *(() if self.targets is None else (self.targets,)))
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -94,9 +103,9 @@ class ArrayData(Data):
 
     def fingerprint(self) -> str:
         seen = hashlib.sha256(repr((self.scale, self.shift)).encode())
-        for x in (*self.inputs, *(() if self.targets is None else (self.targets,))):
+        for x in self._columns:
             seen.update(repr((x.shape, x.dtype.str)).encode())
-            seen.update(np.ascontiguousarray(x).view(np.uint8).data)
+            seen.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
         return seen.hexdigest()
 
     def _float(self, x: Array) -> Array:
@@ -106,30 +115,36 @@ class ArrayData(Data):
 class LoaderData(Data):
     """Samples from a torch DataLoader, or anything that can be iterated again and yields batches.
 
-    A batch is (inputs, targets), (several inputs…, targets), or a dict with the key "labels" or "targets".
+    A batch is (inputs, targets), (several inputs…, targets), or a dict with the key "labels", "targets" or "label".
     Order must not change between readings, so a shuffling loader is refused unless it feeds training.
+    inputs: the keys of dict batches in the order of the network's inputs; needed where there are several.
     """
 
-    def __init__(self, loader: Iterable[Any], *, labelled: bool = True, shuffled: bool = False):
-        sampler = type(getattr(loader, "sampler", None)).__name__
-        if not shuffled and sampler == "RandomSampler":
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        labelled: bool = True,
+        shuffled: bool = False,
+        inputs: Sequence[str] = (),
+    ):
+        if not shuffled and _shuffles(loader):
             raise PacklightError("this DataLoader shuffles, so no two readings can be compared; give shuffle=False")
-        if iter(loader) is loader:
+        if isinstance(loader, Iterator):
             raise PacklightError("data must be readable more than once: give a DataLoader or a list, not an iterator")
-        self.loader, self.labelled = loader, labelled
+        self.loader, self.labelled, self.input_names = loader, labelled, tuple(inputs)
         self._length: int | None = None
 
     def __len__(self) -> int:
         if self._length is None:
-            dataset = getattr(self.loader, "dataset", None)
-            sized = dataset is not None and hasattr(dataset, "__len__") and not getattr(self.loader, "drop_last", False)
-            self._length = len(dataset) if sized else sum(len(b) for b in self._read())  # type: ignore[arg-type]
+            known = _known_length(self.loader)
+            self._length = sum(len(b) for b in self._read()) if known is None else known
         return self._length
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Batches as the loader makes them, cut to at most `size`."""
         for batch in self._read():
-            for x in batch.inputs:
+            for x in (*batch.inputs, *(() if batch.targets is None else (batch.targets,))):
                 check_finite(x, "a batch of the data")
             for start in range(0, len(batch), size):
                 part = slice(start, start + size)
@@ -140,46 +155,81 @@ class LoaderData(Data):
         seen = hashlib.sha256()
         for batch in self._read():
             for x in (*batch.inputs, *(() if batch.targets is None else (batch.targets,))):
-                seen.update(np.ascontiguousarray(x).view(np.uint8).data)
+                seen.update(repr((x.shape, x.dtype.str)).encode())
+                seen.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
         return seen.hexdigest()
 
     def _read(self) -> Iterator[Batch]:
         for item in self.loader:
-            yield _as_batch(item, self.labelled)
+            batch = self._as_batch(item)
+            lengths = {len(x) for x in (*batch.inputs, *(() if batch.targets is None else (batch.targets,)))}
+            if len(lengths) != 1:
+                raise PacklightError(f"inputs and targets of a batch must have equal lengths, got {sorted(lengths)}")
+            yield batch
+
+    def _as_batch(self, item: Any) -> Batch:
+        targets = None
+        if isinstance(item, Mapping):
+            item = dict(item)
+            targets = next((item.pop(k) for k in ("labels", "targets", "label") if k in item), None)
+        elif isinstance(item, tuple | list) and self.labelled and len(item) > 1:
+            *item, targets = item
+            item = item[0] if len(item) == 1 else item
+        inputs = self._in_order(item) if isinstance(item, Mapping) else item
+        several = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        return Batch(tuple(map(_as_array, several)), None if targets is None else _as_array(targets))
+
+    def _in_order(self, inputs: Mapping[str, Any]) -> list[Any]:
+        if set(self.input_names or inputs) != set(inputs) or (len(inputs) > 1 and not self.input_names):
+            raise PacklightError(
+                f"batches hold {sorted(inputs)}: name them in the order of the network's inputs, "
+                "LoaderData(loader, inputs=(…)), and leave out the others"
+            )
+        return [inputs[name] for name in self.input_names or inputs]
 
 
-def _as_batch(item: Any, labelled: bool) -> Batch:
-    if isinstance(item, Mapping):
-        rest = dict(item)
-        targets = next((rest.pop(k) for k in ("labels", "targets", "label") if k in rest), None)
-        return Batch(tuple(map(_as_array, rest.values())), None if targets is None else _as_array(targets))
-    if not isinstance(item, tuple | list):
-        return Batch((_as_array(item),), None)
-    *inputs, last = item
-    if not labelled or not inputs:
-        return Batch(tuple(map(_as_array, item)), None)
-    flat = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], tuple | list) else inputs
-    return Batch(tuple(map(_as_array, flat)), _as_array(last))
+def _shuffles(loader: Any) -> bool:
+    samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+    return any("Random" in type(s).__name__ for s in samplers)
+
+
+def _known_length(loader: Any) -> int | None:
+    """Samples a DataLoader hands out, where its sampler says so without reading them."""
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    plain = batches is None or getattr(batches, "sampler", None) is sampler
+    sized = plain and not getattr(loader, "drop_last", False) and isinstance(sampler, Sized)
+    return len(sampler) if sized else None  # type: ignore[arg-type]
 
 
 def _as_array(x: Any) -> Array:
     if hasattr(x, "detach"):
-        x = x.detach().cpu().numpy()
-    array = np.asarray(x)
-    if array.dtype == object or array.ndim == 0:
-        raise PacklightError(f"data must be arrays with samples along the first axis, got {type(x).__name__}")
-    return array.astype(np.float32) if array.dtype == np.float64 and array.ndim > 1 else array
+        x = x.detach().cpu()
+        x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # rows of unequal lengths
+        raise PacklightError(f"data must be arrays with samples along the first axis: {error}") from error
+    if array.dtype.kind not in "biufc" or array.ndim == 0:
+        raise PacklightError(f"data must be arrays of numbers with samples along the first axis, got {_shown(x)}")
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _shown(x: Any) -> str:
+    return f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
 
 
 def as_data(source: Any, *, shuffled: bool = False) -> Data | None:
-    """Data from whatever a user hands over: Data, arrays, (inputs, targets), a DataLoader; None stays None."""
+    """Data from whatever a user hands over: Data, an array, (inputs, targets), a DataLoader; None stays None.
+
+    Inputs of a network with several are a tuple of arrays: ((left, right), targets).
+    """
     if source is None or isinstance(source, Data):
         return source
-    if isinstance(source, tuple) and len(source) == 2 and all(hasattr(x, "shape") for x in source):
+    if isinstance(source, tuple) and len(source) == 2 and any(hasattr(x, "shape") for x in source):
         return ArrayData(source[0], source[1])
     if hasattr(source, "shape"):
         return ArrayData(source)
-    if isinstance(source, Iterable) and not isinstance(source, str):
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping | tuple):
         return LoaderData(source, shuffled=shuffled)
     raise PacklightError(f"data must be arrays, (inputs, targets) or a DataLoader, got {type(source).__name__}")
 

@@ -55,13 +55,21 @@ def _logits(outputs: Sequence[Array], targets: Array) -> tuple[Array, Array]:
         raise PacklightError(
             f"labels range from {labels.min()} to {labels.max()}, the network has classes 0 to {classes - 1}"
         )
-    if not np.isfinite(scores).all():
-        raise PacklightError("the network's output holds NaN or infinity")
+    check_outputs(scores)
     return scores, labels
+
+
+def check_outputs(values: Array) -> None:
+    """Raise PacklightError on NaN or +infinity; −infinity is how networks rule a class out."""
+    bad = int(values.size - (values < np.inf).sum())
+    if bad:
+        raise PacklightError(f"{bad} of {values.size} values of the network's output are NaN or infinite")
 
 
 def top_k(k: int = 1) -> Metric:
     """Share of samples whose label is among the k highest scores; ties count for the lower class index."""
+    if k < 1:
+        raise PacklightError(f"top-k needs k >= 1, got {k}")
 
     def per_sample(outputs: Sequence[Array], targets: Array) -> Array:
         scores, labels = _logits(outputs, targets)
@@ -124,6 +132,7 @@ def mean_squared_error() -> Metric:
     def per_sample(outputs: Sequence[Array], targets: Array) -> Array:
         if outputs[0].shape != targets.shape:
             raise PacklightError(f"outputs {list(outputs[0].shape)} and targets {list(targets.shape)} differ in shape")
+        check_outputs(outputs[0])
         squares = (outputs[0].astype(np.float64) - targets) ** 2
         return squares.reshape(len(squares), -1).mean(axis=1, keepdims=True)
 

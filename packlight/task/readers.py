@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -36,8 +39,8 @@ def fashion_mnist() -> Task:
     validation, the next 512 calibration (also in training), and all but validation are for training.
     """
     folder = _find("fashion-mnist")
-    train_x, train_y = _idx(folder, "train-images-idx3"), _idx(folder, "train-labels-idx1")
-    test_x, test_y = _idx(folder, "t10k-images-idx3"), _idx(folder, "t10k-labels-idx1")
+    train_x, train_y = _idx(folder, "train-images-idx3", 3), _idx(folder, "train-labels-idx1", 1)
+    test_x, test_y = _idx(folder, "t10k-images-idx3", 3), _idx(folder, "t10k-labels-idx1", 1)
     order = _by_hash(train_x, exclude=test_x)
     validation, train = order[:_VALIDATION], order[_VALIDATION:]
     return _fashion_task(
@@ -54,9 +57,14 @@ def fashion_mnist_demo() -> Task:
 
     Cut by `scripts/make_demo_data.py` from the splits of `fashion_mnist`; training uses the calibration part.
     """
-    with resources.files("packlight.data").joinpath("fashion_mnist_demo.npz").open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        parts = {s: (arrays[f"{s}_x"], arrays[f"{s}_y"]) for s in ("calibration", "validation", "test")}
+    try:
+        with resources.files("packlight.data").joinpath("fashion_mnist_demo.npz").open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            parts = {s: (arrays[f"{s}_x"], arrays[f"{s}_y"]) for s in ("calibration", "validation", "test")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise PacklightError(
+            f"packlight's demo data is missing or damaged ({error}); install the package again"
+        ) from error
     return _fashion_task("fashion-mnist-demo", train=parts["calibration"], **parts)
 
 
@@ -67,7 +75,10 @@ def _fashion_task(name: str, **parts: tuple[Array, Array]) -> Task:
         "input": "28×28 grey image, bytes 0..255, one channel", "scale": scale, "shift": shift,
         "formula": "x * scale + shift", "layout": "NCHW", "classes": list(FASHION_CLASSES),
     }  # fmt: skip
-    return Task(name, "accuracy", augment=shift_and_flip, preprocessing=preprocessing, **data)
+    return Task(
+        name, "accuracy", train=data["train"], calibration=data["calibration"], validation=data["validation"],
+        test=data["test"], augment=shift_and_flip, preprocessing=preprocessing,
+    )  # fmt: skip
 
 
 def shift_and_flip(images: Any, generator: Any, pixels: int = 2) -> Any:
@@ -96,21 +107,21 @@ def _find(folder: str) -> Path:
     )
 
 
-def _idx(folder: Path, stem: str) -> Array:
+def _idx(folder: Path, stem: str, axes: int) -> Array:
     """An IDX file of unsigned bytes (the MNIST format): magic, sizes as big-endian int32, data."""
     path = folder / f"{stem}-ubyte.gz"
     try:
         with gzip.open(path, "rb") as file:
             magic = file.read(4)
-            if len(magic) < 4 or magic[:3] != b"\0\0\x08":
-                raise PacklightError(f"{path} is no IDX file of bytes")
-            shape = struct.unpack(f">{magic[3]}I", file.read(4 * magic[3]))
-            size = int(np.prod(shape))
+            if magic != b"\0\0\x08" + bytes([axes]):
+                raise PacklightError(f"{path} is no IDX file of bytes with {axes} axes")
+            shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+            size = math.prod(shape)
             if size > 1 << 30:
                 raise PacklightError(f"{path} claims {size:,} bytes, more than any data set of this kind")
             content = file.read(size + 1)
-    except (OSError, EOFError, struct.error) as error:
-        raise PacklightError(f"cannot read {path}: {error}") from error
+    except (OSError, EOFError, struct.error, zlib.error) as error:
+        raise PacklightError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if len(content) != size:
         raise PacklightError(f"{path} is damaged: {len(content)} bytes of data, its header says {size}")
     return np.frombuffer(content, np.uint8).reshape(shape)

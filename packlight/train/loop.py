@@ -22,11 +22,13 @@ from torch import Tensor
 from packlight.errors import PacklightError
 from packlight.model import Model, Step
 from packlight.model.lineage import digest, options_of
+from packlight.model.operators import kind
 from packlight.task import ArrayData, Data, Task
 from packlight.train.losses import Distillation, distillation_loss, task_loss
 
 _WARMUP = 0.05
 _MOMENTUM = 0.9
+CHECKPOINT_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,15 @@ def fit(
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
+    if any(kind(n) == "quantize" for n in model.nodes):
+        raise PacklightError(f"{model.name} is quantized, which has no gradient; train the float Model, then quantize")
     data = task.data("train")
     steps_an_epoch = math.ceil(len(data) / options.batch)
     steps = max(1, round(options.epochs * steps_an_epoch))
     identity = digest([options_of(options), steps, data.fingerprint(), [str(s) for s in model.lineage], model.name,
                        None if teacher is None else [options_of(distillation), teacher.name]])  # fmt: skip
     model = model.copy()
-    accelerator = Accelerator(mixed_precision="bf16" if options.precision == "bf16" else "no", cpu=_cpu_only())
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     set_seed(options.seed)
     model.to(accelerator.device)
     if options.channels_last:
@@ -119,7 +123,8 @@ def fit(
     for step, (inputs, targets) in _steps(data, options, start, steps, steps_an_epoch):
         tensors = _on_device(inputs, task, options, step, accelerator.device)
         labels = None if targets is None else torch.from_numpy(np.ascontiguousarray(targets)).to(accelerator.device)
-        outputs = forward(*tensors)
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            outputs = forward(*tensors)
         loss = _loss(outputs, labels, tensors, base, teacher, distillation)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -134,8 +139,8 @@ def fit(
         done, now = step + 1, monotonic()
         if on_step:
             rate = (done - start) / max(now - began, 1e-9)
-            on_step(Progress(done, steps, value, schedule.get_last_lr()[0], rate))
-        if now - saved > 60 or done == steps:
+            on_step(Progress(done, steps, value, float(schedule.get_last_lr()[0]), rate))
+        if now - saved > CHECKPOINT_EVERY_S or done == steps:
             state.save(done)
             saved = now
     if options.channels_last:
@@ -153,10 +158,6 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
 
 
-def _cpu_only() -> bool:
-    return not torch.cuda.is_available()
-
-
 def _optimizer(model: Model, options: Fit) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -172,7 +173,7 @@ def _optimizer(model: Model, options: Fit) -> torch.optim.Optimizer:
 def _steps(
     data: Data, options: Fit, start: int, steps: int, steps_an_epoch: int
 ) -> Iterator[tuple[int, tuple[tuple[Any, ...], Any]]]:
-    """(step, (inputs, targets)) from `start` on; array data are shuffled by (seed, epoch), loaders shuffle themselves."""
+    """(step, (inputs, targets)) from `start` on; arrays are shuffled by (seed, epoch), loaders shuffle themselves."""
     step = start
     while step < steps:
         epoch, skip = divmod(step, steps_an_epoch)
@@ -260,7 +261,9 @@ class _State:
         except Exception as error:  # a damaged file fails in many ways, weights_only keeps it from running code
             raise PacklightError(f"checkpoint {self.path} is damaged: {error}; delete it to start anew") from error
         if identity != self.identity:
-            raise PacklightError(f"checkpoint {self.path} is of another model, data or options; delete it or name another")
+            raise PacklightError(
+                f"checkpoint {self.path} is of another model, data or options; delete it or name another"
+            )
         with torch.no_grad():
             for name, tensor in self.model.named_tensors().items():
                 tensor.copy_(state["tensors"][name])

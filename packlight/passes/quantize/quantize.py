@@ -92,7 +92,7 @@ def _root(value: Node, placement: Placement) -> Node:
 
 def _calibration(model: Model, task: Task, samples: int) -> list[tuple[torch.Tensor, ...]]:
     data = task.data("calibration").take(samples)
-    batches = []
+    batches: list[tuple[torch.Tensor, ...]] = []
     for batch in data.batches(_BATCH):
         tensors = tuple(torch.from_numpy(x) for x in batch.inputs)
         whole = len(batch) == _BATCH or not batches or "batch" in model.dims

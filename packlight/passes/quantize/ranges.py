@@ -49,7 +49,8 @@ def weight_scales(weight: Tensor, form: Format, axis: int = 0, search: bool = Tr
 
     search: choose each channel's clip among 1, 0.98, … of its largest magnitude by squared error.
     """
-    flat = weight.detach().float().movedim(axis, 0).flatten(1) if form.per_channel else weight.detach().float().reshape(1, -1)
+    weight = weight.detach().float()
+    flat = weight.movedim(axis, 0).flatten(1) if form.per_channel else weight.reshape(1, -1)
     reach = flat.abs().amax(1)
     best = (reach / form.high).clamp(min=_TINY)
     if not search:

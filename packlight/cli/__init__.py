@@ -1,0 +1,303 @@
+"""The command line: parse, call the API, print.
+
+Exit codes: 0 done, 1 budget not met (the best is still saved), 2 bad input, 3 a fault of packlight's own,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import packlight as pl
+from packlight.cli import progress, show
+from packlight.errors import ChildFailure, PacklightError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Take a trained network, make it smaller and faster, and prove on the real runtime that it still works.",
+)  # fmt: skip
+_log = logging.getLogger("packlight")
+
+# typer keeps a click of its own; this is the public way to its base class of command-line mistakes.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+ModelArgument = Annotated[str, typer.Argument(help="A saved .plm file, or module:factory of your own code.")]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="fashion-mnist, fashion-mnist-demo, or a .py file that defines `task`.")
+]
+TargetOption = Annotated[str, typer.Option("--target", help="The runtime; `packlight targets` lists them.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Layer-name pattern to leave in float; may be repeated.")
+]
+OutFile = Annotated[Path, typer.Option("--out", help="The .plm file to write.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the artifact, result.json and report.html.")]
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # children and files are cleaned up then
+    try:
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except _UsageError as error:
+        code = _fail(f"{error.format_message()}; see `packlight --help`")  # type: ignore[attr-defined]
+    except (typer.Abort, KeyboardInterrupt):
+        code = _fail("interrupted", 130)
+    except ChildFailure as error:
+        _log.debug("%s", error.log)
+        code = _fail(str(error) + ("; `packlight --verbose …` shows its last words" if error.log else ""))
+    except PacklightError as error:
+        code = _fail(str(error))
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + 13
+    except Exception as error:  # noqa: BLE001  (shown in full; without this it would end with 1, which means something)
+        traceback.print_exc()
+        code = _fail(f"{type(error).__name__}: this is a fault of packlight's own, please report it", 3)
+    sys.exit(code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"packlight {pl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more on standard error.")] = False,
+) -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    _log.setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+@app.command()
+def inspect(
+    model: ModelArgument,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at once, for MACs and activations.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Layers, parameters, MACs, bytes and peak activation memory of a network."""
+    from dataclasses import asdict
+
+    with progress.stages(as_json):
+        network = pl.load(model)
+        counted = pl.statistics(network, batch)
+    if as_json:
+        show.as_json({"model": repr(network), "notes": list(network.notes), **asdict(counted)})
+    else:
+        show.statistics(network, counted)
+
+
+@app.command()
+def quantize(
+    model: ModelArgument,
+    task: TaskOption,
+    out: OutFile,
+    target: TargetOption = "onnxruntime",
+    exclude: ExcludeOption = None,
+    ranges: Annotated[str, typer.Option(help="mse or minmax.")] = "mse",
+    samples: Annotated[int, typer.Option(help="Calibration samples to run.")] = 256,
+    as_json: JsonOption = False,
+) -> None:
+    """Quantize a network to int8 for a target and save it as a .plm file."""
+    _check_file(out)
+    with progress.steps("calibrating", as_json) as advance:
+        made = pl.quantize(
+            pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), on_batch=advance
+        )
+        made.save(out)
+    _wrote(out, made, as_json)
+
+
+@app.command()
+def finetune(
+    model: ModelArgument,
+    task: TaskOption,
+    out: OutFile,
+    epochs: Annotated[float, typer.Option(help="Passes over the training data.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 0.01,
+    teacher: Annotated[str | None, typer.Option(help="A network to distil from.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File that a killed run resumes from.")] = None,
+    seed: Annotated[int, typer.Option(help="Of data order, augmentation and dropout.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network further on the task's training data, with distillation when a teacher is given."""
+    _check_file(out)
+    with progress.steps("training", as_json) as advance:
+        made = pl.finetune(
+            pl.load(model), task, epochs=epochs, learning_rate=learning_rate, options=pl.Fit(seed=seed),
+            teacher=pl.load(teacher) if teacher else None, checkpoint=checkpoint,
+            on_step=lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}, {p.rate:.1f} steps/s"),
+        )  # fmt: skip
+        made.save(out)
+    _wrote(out, made, as_json)
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(help="The file to write, e.g. model.onnx.")],
+    target: TargetOption = "onnxruntime",
+    form: Annotated[str | None, typer.Option(help="How float weights are stored: float32 or float16.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task whose preprocessing the manifest states.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a network as a file for a runtime, with a manifest beside it."""
+    with progress.stages(as_json):
+        artifact = pl.export(pl.load(model), out, target=target, form=form, task=task)
+    if as_json:
+        show.as_json({"wrote": str(artifact.path), **artifact.manifest})
+    else:
+        show.line(f"wrote {artifact.path} ({artifact.bytes:,} bytes)")
+
+
+@app.command()
+def measure(
+    artifact: Annotated[str, typer.Argument(help="An exported file or folder; a .plm file for quality only.")],
+    task: TaskOption,
+    baseline: Annotated[str | None, typer.Option(help="An exported file to compare with.")] = None,
+    split: Annotated[str, typer.Option(help="test, validation, calibration or train.")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a file on its runtime: quality, latency, throughput, memory and size, with intervals."""
+    with progress.stages(as_json):
+        found = {k: m.as_json() for k, m in pl.measure(artifact, task, baseline=baseline, split=split).items()}
+    if as_json:
+        show.as_json(found)
+    else:
+        show.measurements(found)
+
+
+@app.command()
+def compress(
+    model: ModelArgument,
+    task: TaskOption,
+    out: OutFolder,
+    target: TargetOption = "onnxruntime",
+    budget: Annotated[str, typer.Option(help='e.g. "drop<=0.3points, size<=500kB, latency:min".')] = (
+        "drop<=1%, latency:min"
+    ),
+    time: Annotated[str | None, typer.Option("--time", help="No further form is tried after, e.g. 20m.")] = None,
+    exclude: ExcludeOption = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Ship only what keeps the budget with the bad end of every interval.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Find the smallest and fastest form within a budget, and prove it by measurement."""
+    with progress.stages(as_json) as stage, _folder(out):
+        result = pl.compress(
+            pl.load(model), task, target=target, budget=budget, time_limit=time, exclude=exclude or (), prove=prove,
+            on_stage=stage,
+        )  # fmt: skip
+        result.save(out)
+    return _found(result, out, as_json, result.proven if prove else result.met)
+
+
+@app.command()
+def targets(as_json: JsonOption = False) -> None:
+    """Runtimes known here, and whether each is installed."""
+    from packlight.doctor import inventory
+
+    known = inventory()
+    if as_json:
+        show.as_json(known)
+        return
+    rows = [
+        [t["target"], t["state"], ", ".join(t["forms"]), ", ".join(f"{k} {v}" for k, v in t["versions"].items())]
+        for t in known
+    ]
+    show.table(["target", "state", "forms", "versions"], rows)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> int:
+    """Run a tiny float and int8 network on every installed runtime and say what is wrong."""
+    from packlight.doctor import diagnose
+
+    with progress.stages(as_json) as stage:
+        findings = diagnose(stage)
+    if as_json:
+        show.as_json([vars(f) for f in findings])
+    else:
+        for finding in findings:
+            show.line(f"{'ok ' if finding.ok else 'BAD'}  {finding.subject}: {finding.text}")
+    return 0 if all(f.ok for f in findings) else 1
+
+
+@app.command()
+def demo(out: OutFolder = Path("demo-out"), as_json: JsonOption = False) -> int:
+    """The main job on real data that ships inside packlight: ResNet-20 on Fashion-MNIST to int8."""
+    from packlight.demo import run
+
+    with progress.stages(as_json) as stage, _folder(out):
+        result = run(stage)
+        result.save(out)
+    return _found(result, out, as_json, result.met)
+
+
+def _found(result: Any, out: Path, as_json: bool, good: bool) -> int:
+    """Show a search's result; the exit code."""
+    if as_json:
+        show.as_json(result.as_json())
+    else:
+        show.result(result.as_json(), out)
+    return 0 if good else 1
+
+
+def _wrote(out: Path, made: pl.Model, as_json: bool) -> None:
+    if as_json:
+        show.as_json({"wrote": str(out), "model": repr(made), "notes": list(made.notes)})
+        return
+    for note in made.notes:
+        show.line(f"note: {note}")
+    show.line(f"wrote {out}: {made!r}")
+
+
+def _check_file(out: Path) -> None:
+    """Refuse a .plm output before any work starts."""
+    from packlight.files import make_folder
+
+    if out.suffix != ".plm":
+        raise PacklightError(f"--out {out}: networks are saved as .plm files; `packlight export` writes other formats")
+    if out.is_dir():
+        raise PacklightError(f"cannot write {out}: it is a folder")
+    if not out.parent.is_dir():
+        raise PacklightError(f"cannot write {out}: folder {out.parent} does not exist")
+    make_folder(out.parent)
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """An output folder that can be written to, made now; when the work fails, none is left that was not there."""
+    from packlight.files import make_folder
+
+    missing = [p for p in (out, *out.parents) if not p.exists()]
+    make_folder(out)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _fail(text: str, code: int = 2) -> int:
+    print("packlight: " + " ".join(text.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,110 @@
+"""Scales, zero points and searched ranges: pure functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from packlight.errors import PacklightError
+from packlight.model.numerics import Format
+from packlight.passes.quantize.calibrate import Histogram
+from packlight.passes.quantize.ranges import affine, best_range, fake_quantize, weight_scales
+
+U8 = Format(8, signed=False, symmetric=False)
+S8 = Format(8, signed=True, symmetric=True)
+PER_CHANNEL = Format(8, signed=True, symmetric=True, per_channel=True)
+
+
+def test_formats_by_hand() -> None:
+    assert (U8.low, U8.high) == (0, 255)
+    assert (S8.low, S8.high) == (-127, 127)
+    assert (Format(8, signed=True, symmetric=False).low, Format(4).high) == (-128, 7)
+    with pytest.raises(PacklightError, match="2 to 8 bits, got 1"):
+        Format(1)
+
+
+def test_affine_by_hand() -> None:
+    scale, zero = affine(torch.tensor(-1.0), torch.tensor(254.0), U8)
+    assert float(scale) == 1.0 and int(zero) == 1
+    scale, zero = affine(torch.tensor(-2.54), torch.tensor(1.0), S8)
+    assert float(scale) == pytest.approx(0.02) and int(zero) == 0
+    scale, zero = affine(torch.tensor(3.0), torch.tensor(5.1), U8)
+    assert float(scale) == pytest.approx(0.02) and int(zero) == 0, "the range is widened to hold 0"
+
+
+def test_a_constant_zero_value_gets_a_usable_scale() -> None:
+    scale, zero = affine(torch.tensor(0.0), torch.tensor(0.0), U8)
+    assert float(scale) > 0 and float(fake_quantize(torch.zeros(1), scale, zero, U8)) == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    low=st.floats(-1e3, 0),
+    high=st.floats(0, 1e3),
+    x=st.floats(0, 1),
+    form=st.sampled_from([U8, S8, Format(4), Format(2)]),
+)
+def test_rounding_is_off_by_half_a_step_at_most_and_zero_is_exact(
+    low: float, high: float, x: float, form: Format
+) -> None:
+    scale, zero = affine(torch.tensor(low), torch.tensor(high), form)
+    value = torch.tensor(low + x * (high - low), dtype=torch.float64)
+    # the zero point is rounded, so the ends of an affine range may be clipped by half a step more
+    slack = 0.5 if form.symmetric else 1.0
+    assert abs(float(fake_quantize(value, scale, zero, form) - value)) <= float(scale) * slack * (1 + 1e-9)
+    assert float(fake_quantize(torch.zeros((), dtype=torch.float64), scale, zero, form)) == 0.0
+
+
+def test_an_outlier_is_clipped_when_that_lowers_the_squared_error() -> None:
+    histogram = Histogram()
+    bulk = torch.linspace(0, 1, 10_000)
+    histogram.add(torch.cat([bulk, torch.tensor([4.0])]))
+    four_bits = Format(4, signed=False, symmetric=False)
+    low, high = histogram.range("mse", four_bits)
+    assert low == 0 and 0.9 < high < 3.0
+    assert histogram.range("minmax", four_bits) == (0.0, 4.0)
+
+    def error(top: float) -> float:
+        scale, zero = affine(torch.tensor(0.0), torch.tensor(top), four_bits)
+        x = torch.cat([bulk, torch.tensor([4.0])]).double()
+        return float((fake_quantize(x, scale, zero, four_bits) - x).square().sum())
+
+    assert error(high) < error(4.0)
+
+
+def test_a_uniform_value_keeps_its_range() -> None:
+    edges = torch.linspace(-1, 1, 1001, dtype=torch.float64)
+    low, high = best_range(torch.ones(1000), edges, U8)
+    assert low == pytest.approx(-1, abs=0.02) and high == pytest.approx(1, abs=0.02)
+
+
+def test_growing_a_histogram_keeps_every_count_and_the_exact_extremes() -> None:
+    histogram = Histogram()
+    histogram.add(torch.tensor([0.5, -0.25]))
+    histogram.add(torch.tensor([7.0]))
+    histogram.add(torch.tensor([-100.0]))
+    assert float(histogram.counts.sum()) == 4
+    assert (histogram.low, histogram.high) == (-100.0, 7.0)
+    assert histogram.reach >= 100
+
+
+def test_weight_scales_per_channel_by_hand() -> None:
+    weight = torch.tensor([[1.27, -0.5], [0.0, -12.7]])
+    assert weight_scales(weight, PER_CHANNEL, search=False).tolist() == pytest.approx([0.01, 0.1])
+    assert weight_scales(weight, S8, search=False).tolist() == pytest.approx([0.1])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_searched_weight_scales_never_have_the_larger_error(bits: int) -> None:
+    form = Format(bits, per_channel=True)
+    torch.manual_seed(0)
+    weight = torch.randn(16, 64)
+    errors = []
+    for search in (False, True):
+        scale = weight_scales(weight, form, search=search)[:, None]
+        errors.append((fake_quantize(weight, scale, torch.zeros(()), form) - weight).square().sum(1))
+    assert (errors[1] <= errors[0] * (1 + 1e-6)).all()
+    if bits <= 4:
+        assert errors[1].sum() < 0.9 * errors[0].sum()

@@ -1,0 +1,154 @@
+"""ONNX Runtime computes from the exported file what the Model computes, in every form, for every batch size."""
+
+import numpy as np
+import pytest
+import torch
+from small_networks import EXTRA, inputs_of, made, quantized
+from zoo import ZOO
+
+import packlight as pl
+from packlight.errors import PacklightError
+from packlight.measure.parity import FLOAT_LIMIT, GAIN_LIMIT, QUANTIZED_LIMIT, check, difference
+from packlight.measure.quality import torch_runner
+from packlight.targets import Artifact, Child, Runner, export
+from packlight.targets.onnxruntime import OnnxRuntime
+
+pytest.importorskip("onnxruntime", reason="pip install 'packlight[onnxruntime]'")
+
+TARGET = OnnxRuntime()
+BATCHES = (1, 3, 7)
+# A float file differs by the order of float32 additions, of which a layer here has a few hundred. Halving rounds each
+# weight by up to 2⁻¹¹, independently. In int8 a value between two steps falls either way, seen at up to 3e-3 here.
+LIMITS = {"float32": 5e-6, "float16": 2e-3, "int8": 4e-3}
+FAST = {
+    "float32": ("residual", "multi_input", "two_dynamic"), "float16": ("residual",),
+    "int8": ("residual", "vit", "dead_channels"),
+}  # fmt: skip
+# weights that are computed or shared, or nothing but what has no low-precision kernel
+NOT_QUANTIZED = ("tied",)
+ALL = [*EXTRA, *ZOO]
+CASES = [
+    pytest.param(name, form, id=f"{name}-{form}", marks=() if name in FAST[form] else pytest.mark.slow)
+    for form in LIMITS
+    for name in ALL
+    if form != "int8" or name not in NOT_QUANTIZED
+]
+
+
+@pytest.fixture(scope="module")
+def exporter():
+    with Child(TARGET) as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def files(exporter, tmp_path_factory):
+    """(network, form) → its Model and the exported file; each is exported once."""
+    folder, known = tmp_path_factory.mktemp("files"), {}
+
+    def get(name: str, form: str) -> tuple[pl.Model, Artifact]:
+        if (name, form) not in known:
+            model = quantized(name) if form == "int8" else made(name)
+            stored = "float32" if form == "int8" else form
+            path = folder / f"{name}-{form}.onnx"
+            known[name, form] = model, export(model, path, TARGET, form=stored, exporter=exporter)
+        return known[name, form]
+
+    return get
+
+
+@pytest.mark.parametrize(("name", "form"), CASES)
+def test_the_file_computes_what_the_model_computes(files, name, form):
+    model, artifact = files(name, form)
+    with Runner(artifact) as runner:
+        for batch in BATCHES if "batch" in model.dims else (None,):
+            inputs = inputs_of(model) if batch is None else inputs_of(model, batch=batch)
+            outputs, wanted = runner(*inputs), torch_runner(model)(*inputs)
+            assert len(outputs) == len(wanted)
+            for got, want in zip(outputs, wanted, strict=True):
+                assert got.dtype == want.dtype
+                assert difference(got, want).within(LIMITS[form]), (batch, difference(got, want))
+
+
+def one_percent(model: pl.Model, weight: str) -> pl.Model:
+    """The Model with one weight 1 % larger, by its scale where it has one: the same integers then stand for more."""
+    wrong = model.copy()
+    for name in (weight, f"{weight}_scale"):
+        if name in wrong.named_tensors():
+            wrong.set_tensor(name, wrong.named_tensors()[name].detach() * 1.01)
+    return wrong
+
+
+TEETH = [
+    ("residual", "float32", "stem.0.weight"), ("residual", "float32", "head.weight"),
+    ("residual", "float16", "stem.0.weight"), ("residual", "int8", "stem.0.weight"),
+    ("residual", "int8", "head.weight"), ("vit", "int8", "head.weight"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "form", "tensor"), TEETH)
+def test_a_scale_that_is_wrong_by_one_percent_would_fail(files, name, form, tensor):
+    model, artifact = files(name, form)
+    inputs = inputs_of(model, batch=64)
+    with Runner(artifact) as runner:
+        got = runner(*inputs)
+    wanted = torch_runner(one_percent(model, tensor))(*inputs)
+    assert not all(difference(g, w).within(LIMITS[form]) for g, w in zip(got, wanted, strict=True))
+
+
+def test_parity_finds_good_files_good(files):
+    for form in LIMITS:
+        model, artifact = files("residual", form)
+        parity = check(model, artifact, inputs_of(model, batch=16))
+        assert parity.ok, parity
+        assert parity.limit == (QUANTIZED_LIMIT if form == "int8" else FLOAT_LIMIT)
+        assert abs(parity.gain - 1) < GAIN_LIMIT
+
+
+def test_a_second_dynamic_dimension_is_free_too(files):
+    model, artifact = files("two_dynamic", "float32")
+    assert artifact.manifest["inputs"][0]["shape"] == ["batch", "length", 6]
+    with Runner(artifact) as runner:
+        for batch, length in ((1, 1), (1, 5), (4, 2), (3, 3)):
+            inputs = inputs_of(model, batch=batch, length=length)
+            (got,), (want,) = runner(*inputs), torch_runner(model)(*inputs)
+            assert difference(got, want).within(LIMITS["float32"])
+
+
+def test_nested_outputs_come_back_in_the_models_order(files):
+    model, artifact = files("multi_input", "float32")
+    assert [o["name"] for o in artifact.manifest["outputs"]] == ["scores", "parts.0", "parts.1.0", "extra.numbers"]
+    inputs = inputs_of(model, batch=2)
+    with Runner(artifact) as runner:
+        outputs = runner(*inputs)
+    nested = model(*map(torch.from_numpy, inputs))
+    np.testing.assert_allclose(outputs[3], nested["extra"]["numbers"].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_that_do_not_fit_are_told_apart_from_crashes(files):
+    _, artifact = files("residual", "float32")
+    with Runner(artifact) as runner:
+        with pytest.raises(PacklightError, match=r"has shape \[2, 4, 8, 8\], the file takes float32\[batch, 3, 8, 8\]"):
+            runner(np.zeros((2, 4, 8, 8), np.float32))
+        assert runner(np.zeros((2, 3, 8, 8), np.float32))[0].shape == (2, 4)
+
+
+def test_channels_whose_weights_are_all_zero_keep_their_bias(files):
+    model, artifact = files("dead_channels", "int8")
+    assert (model.named_tensors()["conv.weight"][::2] == 0).all()
+    zeros = np.zeros((1, 3, 8, 8), np.float32)
+    with Runner(artifact) as runner:
+        (got,) = runner(zeros)
+    (want,) = torch_runner(model)(zeros)
+    np.testing.assert_allclose(got, want, atol=2e-2 * np.abs(want).max())
+
+
+def test_timing_memory_and_cold_start_are_measured_inside_the_child(files):
+    _, artifact = files("residual", "float32")
+    images = (np.zeros((1, 3, 8, 8), np.float32),)
+    with Runner(artifact, 1, images) as runner:
+        assert len(runner.time(images, 0.0, least=5)) == 5
+        taken = runner.time(images, 0.05)
+        assert all(0 < t < 1 for t in taken) and sum(taken) <= 0.2
+        assert runner.cold_start_s > 0
+        assert 0 < runner.peak_memory() < 1 << 30
