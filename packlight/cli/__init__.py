@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Take a trained network, make it smaller and faster, and prove on the real runtime that it still works.",
 )  # fmt: skip
 _log = logging.getLogger("packlight")
+_INTERRUPTED = 128 + signal.SIGINT
 
 # typer keeps a click of its own; this is the public way to its base class of command-line mistakes.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -49,11 +50,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # children and files are cleaned up then
     try:
         code = app(standalone_mode=False) or 0
+        if code == _INTERRUPTED:  # typer makes an exit code of a KeyboardInterrupt
+            _fail("interrupted", code)
         sys.stdout.flush()
     except _UsageError as error:
         code = _fail(f"{error.format_message()}; see `packlight --help`")  # type: ignore[attr-defined]
     except (typer.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", 130)
+        code = _fail("interrupted", _INTERRUPTED)
     except ChildFailure as error:
         _log.debug("%s", error.log)
         code = _fail(str(error) + ("; `packlight --verbose …` shows its last words" if error.log else ""))
@@ -81,7 +84,7 @@ def _root(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more on standard error.")] = False,
 ) -> None:
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    _log.handlers = [logging.StreamHandler(sys.stderr)]
     _log.setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 

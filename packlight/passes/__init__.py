@@ -1,0 +1,1 @@
+"""Passes: Model → Model, one algorithm a file; none mutates what it was given."""

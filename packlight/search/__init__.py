@@ -1,0 +1,1 @@
+"""The search: budgets, candidate forms, and the result with its verdict."""

@@ -20,7 +20,6 @@ from packlight.model.shapes import RULES
 from packlight.model.silence import silenced
 from packlight.sources.example import Example
 
-
 _NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 

@@ -46,7 +46,7 @@ def prepare(graph: Graph) -> None:
     `squeeze_` and its like become views, parts of memory that is written become slices of their own, and slices that
     take everything go."""
     place = {node: i for i, node in enumerate(graph.nodes)}
-    memories = set()
+    memories: set[int | None] = set()
     for node in list(graph.nodes):
         target = written(node)
         if target is None:
@@ -58,6 +58,7 @@ def prepare(graph: Graph) -> None:
             target.replace_all_uses_with(node, delete_user_cb=later.__contains__)
         else:
             node.replace_all_uses_with(target)
+    memories.discard(None)
     for node in list(graph.nodes):
         if packet(node) == "getitem" and _memory(node) in memories:
             parts: Node = node.args[0]

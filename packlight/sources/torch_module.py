@@ -44,6 +44,8 @@ def from_module(
     The graph is run beside the module, at other sizes too; a size for which it is not the network is refused later.
     Raises PacklightError when the network cannot be exported, with the place in the user's code.
     """
+    if not isinstance(module, nn.Module):
+        raise PacklightError(f"the network must be a torch.nn.Module, got {type(module).__name__}")
     title = name or type(module).__name__
     with _kept_as_it_was(module):
         example, program, notes = _export_eval(module.eval(), example_inputs, dynamic)
@@ -53,10 +55,13 @@ def from_module(
         graph_module, changes = flatten(program)
         limits, unlike = proven_limits(module.eval(), graph_module, example, program, loosely=bool(precision))
     example = example.fixed(unlike)
-    notes += [*changes, *(f"dimension {d!r} is fixed: at other sizes the network does something else" for d in unlike)]
+    notes += [
+        *changes,
+        *(f"dimension {d!r} is fixed: at other sizes the network does something else" for d in sorted(unlike)),
+    ]
     model = Model(
         graph_module, input_specs(example), output_specs(program, structure, example), structure, example.sizes, title,
-        [Step("load", options={"from": title})], notes, {d: limits[d] for d in limits.keys() - unlike},
+        [Step("load", options={"from": title})], notes, {d: limit for d, limit in limits.items() if d not in unlike},
     )  # fmt: skip
     name_layers(model.tidy())
     check_finite(model)

@@ -36,8 +36,11 @@ class _Child:
         self.processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
     def write(self, model: str, path: str, form: str, dims: dict[str, int]) -> dict[str, Any]:
+        import torch
+
         from packlight.model import Model
 
+        torch.set_num_threads(1)  # converting is Python's work; more threads would only wait for each other
         self.target.write(Model.load(model), Path(path), form, dims)
         return {"versions": self.target.versions()}
 
@@ -96,19 +99,20 @@ def _peak_resident() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _die_with_parent(parent: int, lifeline: str) -> None:
+def _die_with_parent(parent: int, lifeline: list[int]) -> None:
     """End this process and what it started soon after the parent's end.
 
     A thread looks who the parent is; it cannot while native code holds the interpreter's lock, so on Linux the
     kernel kills this group as well when the pipe that only the parent holds is closed. (PR_SET_PDEATHSIG would
     fire already when the parent's thread that started this process ends.)
     """
-    if lifeline and sys.platform == "linux":
+    if sys.platform == "linux":
         import fcntl
 
-        fcntl.fcntl(int(lifeline), fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(int(lifeline), fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(int(lifeline), fcntl.F_SETFL, fcntl.fcntl(int(lifeline), fcntl.F_GETFL) | os.O_ASYNC)
+        for end in lifeline:
+            fcntl.fcntl(end, fcntl.F_SETOWN, -os.getpgrp())
+            fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
 
     def orphaned() -> bool:
         if os.name == "posix":
@@ -166,8 +170,8 @@ def _load(address: str) -> Target:
 
 def main() -> None:
     """Answer calls until the parent closes the connection. sys.argv: as packlight.targets.process gives it."""
-    address, parent, lifeline = sys.argv[2:5]
-    _die_with_parent(int(parent), lifeline)
+    address, parent, *lifeline = sys.argv[2:]
+    _die_with_parent(int(parent), [int(end) for end in lifeline])
     _be_considerate()
     calls, answers = _take_streams()
     child = _Child(_load(address))

@@ -84,7 +84,6 @@ class Child:
     def close(self) -> None:
         """End the child and everything it started."""
         self._end(_GRACE_S)
-        self._process.close_log()
 
     def __enter__(self) -> Child:
         return self
@@ -137,7 +136,7 @@ class Child:
         raise ChildFailure(f"{self.target.name}: {what} {why}{f': {tail}' if tail else ''}", words)
 
     def _end(self, grace: float) -> None:
-        """End the child after `grace` seconds to do so by itself; its log stays readable until `close`."""
+        """End the child after `grace` seconds to do so by itself."""
         if not self._alive:
             return
         self._alive = False

@@ -218,5 +218,7 @@ def _initializer(model: ir.Model, name: str, content: Any) -> ir.Value:
 
 
 def _replace_constant(model: ir.Model, old: ir.Value, content: Any) -> None:
-    new = _initializer(model, old.name or "constant", content)
-    old.replace_all_uses_with(new)
+    """Give the readers of a constant another one, which takes its name."""
+    name = old.name or "constant"
+    model.graph.initializers.pop(name, None)
+    old.replace_all_uses_with(_initializer(model, name, content))

@@ -31,27 +31,29 @@ class Process:
     """
 
     def __init__(self, address: str):
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close_log)
-        ours, theirs = (os.pipe()[::-1]) if os.name == "posix" else (None, None)
+        self._parent = os.getpid()
         path = json.dumps([str(p) for p in sys.path])
         try:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-c", _START, path, address, str(os.getpid()), str(theirs or "")],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=_environment(),
-                start_new_session=True, pass_fds=() if theirs is None else (theirs,),
-            )  # fmt: skip
+            with contextlib.ExitStack() as held, contextlib.ExitStack() as passed:
+                self._log = held.enter_context(tempfile.TemporaryFile())
+                lifeline: tuple[int, ...] = ()
+                if os.name == "posix":
+                    theirs, ours = os.pipe()
+                    passed.callback(os.close, theirs)
+                    held.callback(os.close, ours)
+                    lifeline = (theirs,)
+                self._popen = subprocess.Popen(
+                    [sys.executable, "-c", _START, path, address, str(self._parent), *map(str, lifeline)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=_environment(),
+                    start_new_session=True, pass_fds=lifeline,
+                )  # fmt: skip
+                self._held = held.pop_all()
         except OSError as error:
-            self._log.close()
-            if ours is not None:
-                os.close(ours)
             raise PacklightError(f"cannot start a child process: {error.strerror or error}") from error
-        finally:
-            if theirs is not None:
-                os.close(theirs)
-        self._lifeline = ours
         self.pid = self._popen.pid
         self._leader = psutil.Process(self.pid)
         self._started: set[psutil.Process] = set()
+        self._words = ""
 
     @property
     def stdin(self) -> IO[bytes]:
@@ -100,9 +102,9 @@ class Process:
     def end(self) -> int:
         """Kill the process and everything it started, reap it, and let go of all that it held; its exit code.
 
-        Negative codes are signals. May be called again.
+        Negative codes are signals. May be called again; in a fork of the parent it does nothing.
         """
-        if self._popen.returncode is None:
+        if self._popen.returncode is None and os.getpid() == self._parent:
             self.resident()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.name == "posix":
@@ -113,10 +115,9 @@ class Process:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             self._popen.wait()
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
-        return self._popen.returncode
+            self._words = self.last_words()
+            self._held.close()
+        return self._popen.returncode or 0
 
     def trim_log(self) -> None:
         """Keep a process that prints without end from filling the disk."""
@@ -126,7 +127,7 @@ class Process:
     def last_words(self) -> str:
         """The end of what the process wrote to its log."""
         if self._log.closed:
-            return ""
+            return self._words
         size = os.fstat(self._log.fileno()).st_size
         if hasattr(os, "pread"):  # the position in the file is the child's, too
             words = os.pread(self._log.fileno(), _LAST_WORDS, max(0, size - _LAST_WORDS))
@@ -134,9 +135,6 @@ class Process:
             self._log.seek(max(0, size - _LAST_WORDS))
             words = self._log.read()
         return words.decode(errors="replace").strip("\0 \n\r\t")
-
-    def close_log(self) -> None:
-        self._log.close()
 
 
 def _environment() -> dict[str, str]:

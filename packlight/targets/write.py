@@ -40,8 +40,8 @@ def export(
     form = form or target.forms[0]
     manifest = _describe(model, target, form, preprocessing or {})
     _check(path, target, form, manifest)
-    with tempfile.TemporaryDirectory(prefix="packlight-") as folder, _child(exporter, target) as child:
-        source, made = Path(folder) / "model.plm", Path(folder) / f"made{target.suffix}"
+    with _temporary_folder() as folder, _child(exporter, target) as child:
+        source, made = folder / "model.plm", folder / f"made{target.suffix}"
         model.save(source)
         facts, _ = child.call(
             "write", model=str(source), path=str(made), form=form, dims=model.dims, time_limit=time_limit
@@ -93,6 +93,18 @@ def _check(path: Path, target: Target, form: str, manifest: Mapping[str, Any]) -
         as_text(manifest)
     except (TypeError, ValueError) as error:
         raise PacklightError(f"preprocessing must be JSON values: {error}") from error
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="packlight-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise PacklightError(
+            f"cannot make a temporary folder: {error.strerror or error}; set TMPDIR to a folder with room"
+        ) from error
+    with folder as path:
+        yield Path(path)
 
 
 @contextlib.contextmanager

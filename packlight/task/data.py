@@ -63,7 +63,7 @@ class ArrayData(Data):
         scale: float | None = None,
         shift: float = 0.0,
     ):
-        several = isinstance(inputs, tuple | list) and len(inputs) > 0 and np.ndim(inputs[0]) > 0
+        several = isinstance(inputs, tuple) or (isinstance(inputs, list) and any(hasattr(x, "shape") for x in inputs))
         self.inputs = tuple(_as_array(x) for x in (inputs if several else (inputs,)))  # type: ignore[union-attr]
         self.targets = None if targets is None else _as_array(targets)
         self.scale, self.shift = scale, shift

@@ -28,6 +28,7 @@ FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
 _VALIDATION, _CALIBRATION = 5000, 512
+_SYSTEM_DATA = "/usr/share/datasets"
 
 
 def fashion_mnist() -> Task:
@@ -97,13 +98,12 @@ def shift_and_flip(images: Any, generator: Any, pixels: int = 2) -> Any:
 
 
 def _find(folder: str) -> Path:
-    places = [os.environ.get("PACKLIGHT_DATA", ""), ".data", "/usr/share/datasets"]
+    places = [os.environ.get("PACKLIGHT_DATA", ""), ".data", _SYSTEM_DATA]
     for place in filter(None, places):
         if (Path(place) / folder).is_dir():
             return Path(place) / folder
     raise PacklightError(
-        f"no folder {folder!r} in $PACKLIGHT_DATA, ./.data or /usr/share/datasets; "
-        "`scripts/get_data.sh` puts it in ./.data"
+        f"no folder {folder!r} in $PACKLIGHT_DATA, ./.data or {_SYSTEM_DATA}; `scripts/get_data.sh` puts it in ./.data"
     )
 
 

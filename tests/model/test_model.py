@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captures import call, captured, flat
 from torch import nn
-from zoo import ZOO, call, captured, flat
+from zoo import ZOO
 
 from packlight.errors import PacklightError
 from packlight.model import Model, Step, matching
@@ -59,12 +60,20 @@ def test_a_wrong_set_of_inputs_gets_one_line(two_inputs, arguments, names, reaso
 @pytest.mark.parametrize(
     ("ids", "image", "reason"),
     [
-        (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 9), r"input 'image': got shape \[2, 9\], .* float32\[batch, 3\]"),
+        (
+            torch.ones(2, 4, dtype=torch.long),
+            torch.ones(2, 9),
+            r"input 'image': got shape \[2, 9\], .* float32\[batch, 3\]",
+        ),
         (torch.ones(2, 4, dtype=torch.long), torch.ones(3), r"input 'image': got shape \[3\]"),
         (torch.ones(2, 4, dtype=torch.long), torch.ones(5, 3), r"got shape \[5, 3\], .* with batch = 2"),
         (torch.ones(2, 4), torch.ones(2, 3), r"input 'ids': got float32, the model takes int64\[batch, 4\]"),
         (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 3).double(), r"input 'image': got float64, .* convert it"),
-        (torch.ones(2, 4, dtype=torch.long).numpy(), torch.ones(2, 3), "input 'ids' must be a torch tensor, got ndarray"),
+        (
+            torch.ones(2, 4, dtype=torch.long).numpy(),
+            torch.ones(2, 3),
+            "input 'ids' must be a torch tensor, got ndarray",
+        ),
         (None, torch.ones(2, 3), "input 'ids' must be a torch tensor, got NoneType"),
     ],
     ids=["size", "rank", "two batches", "float for int", "double", "numpy", "none"],
@@ -166,7 +175,9 @@ def test_a_tensor_can_be_replaced_and_added():
     assert dict(model.named_parameters())["0.weight"].grad is not None
 
 
-@pytest.mark.parametrize("name", ["forward", "graph.weight", "__class__", "training", "a.__dict__", "lambda", "a'b", "", "a..b", "0"])
+@pytest.mark.parametrize(
+    "name", ["forward", "graph.weight", "__class__", "training", "a.__dict__", "lambda", "a'b", "", "a..b", "0"]
+)
 def test_a_tensor_name_that_would_break_the_module_is_refused(name):
     model = captured("mlp").model.copy()
     with pytest.raises(PacklightError, match="tensor name"):
@@ -263,4 +274,7 @@ def test_a_pattern_for_a_model_without_layers_says_so():
 
 def test_repr_tells_inputs_size_and_steps():
     model = captured("mlp").model.copy().with_step(Step("prune", options={"keep": 0.5, "seed": None}))
-    assert repr(model) == "Model Sequential(input: float32[batch, 12]), 293 parameters → load(from=Sequential) → prune(keep=0.5)"
+    assert (
+        repr(model)
+        == "Model Sequential(input: float32[batch, 12]), 293 parameters → load(from=Sequential) → prune(keep=0.5)"
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from captures import captured
 from torch import nn
-from zoo import captured
 
 from packlight.sources import from_module
 
@@ -14,7 +14,10 @@ def test_a_module_that_computes_one_thing_lends_its_name():
 
 
 def test_operators_in_a_forward_get_the_modules_name_and_their_own():
-    assert [n for n in captured("vit").model.layers() if n.startswith("blocks.1.add")] == ["blocks.1.add", "blocks.1.add_1"]
+    assert [n for n in captured("vit").model.layers() if n.startswith("blocks.1.add")] == [
+        "blocks.1.add",
+        "blocks.1.add_1",
+    ]
 
 
 def test_a_module_used_twice_numbers_its_uses():

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from captures import captured
 from torch.fx import Graph
-from zoo import ZOO, captured
+from zoo import ZOO
 
 from packlight.model.operators import (
     KIND,
@@ -48,7 +49,8 @@ def test_every_python_function_resolves():
 
 
 @pytest.mark.parametrize(
-    "name", ["aten.relu_.default", "aten.add.out", "aten.relu.op", "aten.relu", "aten", "", "python.", "prim.add.default"]
+    "name",
+    ["aten.relu_.default", "aten.add.out", "aten.relu.op", "aten.relu", "aten", "", "python.", "prim.add.default"],
 )
 def test_what_is_not_in_the_table_does_not_resolve(name):
     assert resolve(name) is None

@@ -27,7 +27,7 @@ def test_binding_records_dynamic_sizes():
     ids=["size", "rank", "other batch", "dtype"],
 )
 def test_binding_what_does_not_fit_is_one_line(shape, dtype, reason):
-    with pytest.raises(PacklightError, match=f"input 'x': {reason}"):
+    with pytest.raises(PacklightError, match=f"input 'x': .*{reason}"):
         SPEC.bind(shape, {"batch": 2}, dtype)
 
 
@@ -58,7 +58,9 @@ def test_a_structure_must_name_every_output_once():
             check_structure(structure, outputs)
 
 
-@pytest.mark.parametrize("structure", [True, "x", 1.5, [0], {"list": 0}, {"set": [0]}, {"list": [0], "tuple": []}, {}], ids=str)
+@pytest.mark.parametrize(
+    "structure", [True, "x", 1.5, [0], {"list": 0}, {"set": [0]}, {"list": [0], "tuple": []}, {}], ids=str
+)
 def test_a_structure_of_something_else_is_refused(structure):
     with pytest.raises(PacklightError, match="output structure"):
         check_structure(structure, 1)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from captures import flat
 from torch import Tensor, nn
-from zoo import flat
 
 from packlight.errors import PacklightError
 from packlight.model import Model

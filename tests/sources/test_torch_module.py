@@ -12,6 +12,7 @@ import packlight as pl
 from packlight.errors import PacklightError
 from packlight.model import statistics
 from packlight.sources import from_module
+from packlight.sources.flatten import flatten
 
 
 class Call(nn.Module):
@@ -72,6 +73,11 @@ def test_wrong_example_inputs_get_one_line(example, reason):
     with pytest.raises(PacklightError, match=reason) as error:
         from_module(Call(forward), example)
     assert "\n" not in str(error.value)
+
+
+def test_something_that_is_no_module_is_refused():
+    with pytest.raises(PacklightError, match=r"must be a torch\.nn\.Module, got function"):
+        from_module(lambda x: x, torch.ones(2, 3))
 
 
 def test_the_line_of_the_users_code_that_fails_is_named():
@@ -197,6 +203,32 @@ def test_a_size_that_depends_on_the_data_is_refused():
         from_module(Call(forward), torch.randn(4, 3))
 
 
+def test_integer_outputs_must_match_to_the_last(monkeypatch):
+    def forward(self, x):
+        return self.linear(x).argmax(1)
+
+    from_module(Call(forward), torch.randn(4, 3))
+    monkeypatch.setattr("packlight.sources.torch_module.flatten", _off_by_one)
+    with pytest.raises(PacklightError, match="Call was captured wrongly: 4 of 4 values of an output differ"):
+        from_module(Call(forward), torch.randn(4, 3))
+
+
+def test_a_wrong_capture_is_caught_by_its_proof(monkeypatch):
+    monkeypatch.setattr("packlight.sources.torch_module.flatten", _off_by_one)
+    with pytest.raises(PacklightError, match="Linear was captured wrongly: 20 of 20 values of an output differ"):
+        from_module(nn.Linear(3, 5), torch.randn(4, 3))
+
+
+def _off_by_one(program):
+    """A capture with a mistake in it."""
+    module, notes = flatten(program)
+    output = module.graph.output_node()
+    with module.graph.inserting_before(output):
+        output.args = (tuple(module.graph.call_function(torch.ops.aten.add.Tensor, (n, 1)) for n in output.args[0]),)
+    module.recompile()
+    return module, notes
+
+
 # outputs
 
 
@@ -237,7 +269,9 @@ def test_a_constant_that_training_changes_is_reported():
         return self.linear(x) * (3 if self.training else 2)
 
     model = from_module(Call(forward), torch.ones(2, 3))
-    assert model.notes == ("the network's forward: mul uses 2 in eval mode and 3 in train mode; the former is kept in both",)
+    assert model.notes == (
+        "the network's forward: mul uses 2 in eval mode and 3 in train mode; the former is kept in both",
+    )
 
 
 def test_a_network_that_can_only_be_captured_in_eval_mode_says_so():
@@ -306,7 +340,7 @@ def test_other_floats_are_captured(dtype):
 def test_weights_that_are_not_finite_are_refused(bad):
     net = nn.Sequential(nn.Linear(3, 3))
     net[0].weight.data[0, 1] = bad
-    with pytest.raises(PacklightError, match="1 of 9 values of '0.weight' are NaN or infinite"):
+    with pytest.raises(PacklightError, match=r"1 of 9 values of '0\.weight' are NaN or infinite"):
         from_module(net, torch.ones(2, 3))
 
 

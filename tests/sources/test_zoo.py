@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captures import call, captured, flat, resized, state_of
 from torch import Tensor, nn
-from zoo import ZOO, call, captured, flat, resized, state_of
+from zoo import ZOO
 
 from packlight.sources import from_module
 
@@ -32,12 +33,9 @@ def test_a_scale_error_of_one_percent_would_be_noticed():
         assert_same([1.01 * w for w in wanted], wanted)
 
 
-@every_network
-@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+@pytest.mark.parametrize(("name", "batch"), [(n, b) for n in ZOO for b in ((3,) if n in STATIC else (1, 2, 3, 7))])
 def test_outputs_equal_the_modules(name, batch):
     c = captured(name)
-    if name in STATIC and batch != 3:
-        pytest.skip("its batch is fixed")
     inputs = resized(c.example, batch)
     with torch.no_grad():
         wanted, got = call(c.fresh(), inputs), call(c.model, inputs)
@@ -58,7 +56,10 @@ def test_gradients_equal_the_modules(name):
     c = captured(name)
     module, model = c.fresh(), c.model.copy()
     for network in (module, model):
-        sum((o.double() * torch.linspace(-1, 2, o.numel()).reshape(o.shape)).sum() for o in flat(call(network, c.example))).backward()
+        sum(
+            (o.double() * torch.linspace(-1, 2, o.numel()).reshape(o.shape)).sum()
+            for o in flat(call(network, c.example))
+        ).backward()
     mine = dict(model.named_parameters())
     for parameter, wanted in module.named_parameters():
         got = mine[parameter].grad if parameter in mine else None
@@ -68,10 +69,8 @@ def test_gradients_equal_the_modules(name):
             torch.testing.assert_close(got, wanted.grad, rtol=1e-4, atol=1e-6)  # sums of many terms
 
 
-@every_network
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - LEFT_OUT))
 def test_training_mode_equals_the_modules_dropout_and_running_statistics_included(name):
-    if name in LEFT_OUT:
-        pytest.skip("a branch that only training takes is reported, not kept")
     c = captured(name)
     module, model = c.fresh().train(), c.model.copy().train()
     inputs = resized(c.example, 3)

@@ -1,13 +1,15 @@
-"""What the tests of targets share: file systems that are full or read-only, and a target that is known by name."""
+"""What the tests of targets share: disks that are full or read-only, a target known by name, and exported files."""
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import packlight as pl
 from packlight import targets
+from packlight.targets import Artifact, export
 
 
 @pytest.fixture
@@ -35,3 +37,22 @@ def read_only(small_disk: Path) -> Path:
     (small_disk / "kept.txt").write_text("kept")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     return small_disk
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[pl.Model, Artifact]]:
+    """(network, form) → its Model and the file exported for ONNX Runtime; each is made once, all in one child."""
+    from small_networks import exporter, made, quantized
+
+    target = targets.get("onnxruntime")
+    folder, known = tmp_path_factory.mktemp("files"), {}
+
+    def get(name: str, form: str) -> tuple[pl.Model, Artifact]:
+        if (name, form) not in known:
+            model = quantized(name) if form == "int8" else made(name)
+            stored = "float32" if form == "int8" else form
+            path = folder / f"{name}-{form}.onnx"
+            known[name, form] = model, export(model, path, target, form=stored, exporter=exporter())
+        return known[name, form]
+
+    return get

@@ -8,7 +8,8 @@ import zoo
 from torch import Tensor, nn
 
 import packlight as pl
-from packlight.task.data import ArrayData
+from packlight.targets import Child, get
+from packlight.task import ArrayData
 
 
 class InvertedResidual(nn.Module):
@@ -57,6 +58,12 @@ class TwoDynamic(nn.Module):
 
 EXTRA = {"inverted_residual": InvertedResidual, "dead_channels": DeadChannels, "two_dynamic": TwoDynamic}
 DYNAMIC = {"two_dynamic": {"x": {0: "batch", 1: "length"}}}
+
+
+@functools.cache
+def exporter() -> Child:
+    """The one child process in which all these tests convert for ONNX Runtime: loading the converter takes seconds."""
+    return Child(get("onnxruntime"))
 
 
 @functools.cache

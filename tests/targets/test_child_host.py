@@ -20,7 +20,7 @@ from packlight.errors import ChildFailure, MissingRuntime, PacklightError
 from packlight.targets import Child, Target, host, process
 
 LIMIT_S = 30.0
-SHORT_S = 1.0
+SHORT_S = 0.6
 # fault → what the user reads after "faulty: open "
 DEATHS = {
     "segfault": f"crashed (SIGSEGV): {LAST_WORDS}",
@@ -84,7 +84,7 @@ def test_a_crash_during_a_run_names_the_run(child):
 
 def test_the_log_of_a_crash_holds_the_last_words_and_the_place(child):
     log = failure(child, "segfault").log
-    assert LAST_WORDS in log
+    assert LAST_WORDS in log and LAST_WORDS in child.last_words()
     assert "in segfault" in log
 
 
@@ -94,12 +94,9 @@ def test_a_hang_ends_within_the_limit(child, fault, tmp_path):
     began = time.monotonic()
     error = failure(child, fault, tmp_path, SHORT_S)
     assert time.monotonic() - began < SHORT_S + 1.0
-    assert str(error).startswith("faulty: open did not finish within 1 s")
+    assert fault == "print_without_end" or f"in {fault}" in error.log
+    assert str(error).startswith("faulty: open did not finish within 0.6 s")
     assert not psutil.pid_exists(child.pid)
-
-
-def test_the_log_of_a_hang_says_where_it_hung(child, tmp_path):
-    assert "in hang_holding_the_interpreter" in failure(child, "hang_holding_the_interpreter", tmp_path, SHORT_S).log
 
 
 def test_a_child_that_prints_without_end_does_not_fill_the_disk(child, tmp_path, monkeypatch):
@@ -147,12 +144,12 @@ def test_a_child_that_outgrows_its_memory_is_ended(fault):
     ("fault", "reason"),
     [
         ("start_grandchildren_and_crash", "crashed (SIGSEGV)"),
-        ("start_grandchildren_and_hang", "did not finish within 2 s"),
+        ("start_grandchildren_and_hang", "did not finish within 1.2 s"),
     ],
     ids=["crash", "hang"],
 )
 def test_grandchildren_that_hold_every_pipe_die_with_a_child_that_fails(child, fault, reason, tmp_path):
-    assert str(failure(child, fault, tmp_path, 2.0)).startswith(f"faulty: open {reason}")
+    assert str(failure(child, fault, tmp_path, 1.2)).startswith(f"faulty: open {reason}")
     pids = pids_in(tmp_path / f"{fault}.pids")
     assert len(pids) == 3
     assert soon(lambda: all(map(gone, pids)))
@@ -201,6 +198,18 @@ def test_many_children_leak_no_file_thread_or_process():
         with Child(Faulty()) as child:
             failure(child, fault)
     assert (me.num_fds(), threading.active_count(), len(me.children())) == before
+
+
+def test_a_fork_of_the_parent_does_not_end_the_parents_child(child):
+    start(child, "well")
+    fork = os.fork()
+    if fork == 0:
+        try:
+            child._process.end()
+        finally:
+            os._exit(0)
+    os.waitpid(fork, 0)
+    assert len(child.call("run", [], time_limit=LIMIT_S)[1]) == 2
 
 
 def test_a_forgotten_child_is_ended():

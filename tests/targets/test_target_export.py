@@ -70,6 +70,7 @@ def test_a_failing_converter_leaves_what_was_there(model, exporter, tmp_path, te
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.slow  # the contract of targets has a faster one
 def test_a_crashing_converter_leaves_nothing(model, tmp_path, temporary):
     with pytest.raises(ChildFailure, match=r"^faulty: write crashed \(SIGSEGV\): libfaulty: assertion failed$"):
         export(model, tmp_path / "net.bin", Faulty(), form="segfault")
@@ -131,6 +132,14 @@ def test_a_full_temporary_folder_is_one_line(model, exporter, tmp_path, small_di
     with pytest.raises(PacklightError, match="No space left"):
         export(model, tmp_path / "net.bin", Faulty(), exporter=exporter)
     assert [p.name for p in small_disk.iterdir()] == ["rest"]
+
+
+def test_no_temporary_folder_is_one_line(model, exporter, tmp_path, read_only, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(read_only))
+    with pytest.raises(PacklightError, match="cannot make a temporary folder: Read-only file system; set TMPDIR"):
+        export(model, tmp_path / "net.bin", Faulty(), exporter=exporter)
+    with pytest.raises(PacklightError, match="cannot start a child process: Read-only file system"):
+        Child(Faulty())
 
 
 MISSING = {
