@@ -44,7 +44,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, model, task, trained in networks(options.quick):
         if options.only in (None, name):
-            rows += measure(name, model, task, trained, rounds=9 if options.quick else 31)
+            rows += measure(name, model, task, trained, rounds=31 if trained and not options.quick else 9)
     machine = describe()
     table = render(rows)
     print(table)

@@ -261,6 +261,8 @@ def test_the_version_and_the_help_are_printed(run):
     assert run("--version") == (0, f"packlight {pl.__version__}\n", "")
     code, out, _ = run("compress", "--help")
     assert code == 0 and "--budget" in out
+    assert run() == run("--help")
+    assert run()[0] == 0
 
 
 def test_inspect_shows_every_layer_and_the_sums(run):

@@ -23,7 +23,7 @@ from packlight.cli import progress, show
 from packlight.errors import ChildFailure, PacklightError
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Take a trained network, make it smaller and faster, and prove on the real runtime that it still works.",
 )  # fmt: skip
 _log = logging.getLogger("packlight")
@@ -49,7 +49,7 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # children and files are cleaned up then
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
         if code == _INTERRUPTED:  # typer makes an exit code of a KeyboardInterrupt
             _fail("interrupted", code)
         sys.stdout.flush()

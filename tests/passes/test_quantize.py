@@ -84,6 +84,17 @@ def test_weights_stay_float_masters_and_the_given_model_is_untouched(model: pl.M
     assert pl.statistics(small).weight_bytes < 0.5 * pl.statistics(model).weight_bytes
 
 
+def test_biases_are_whole_units_of_the_int32_accumulator(model: pl.Model, task: Task) -> None:
+    small = quantize(model, task, NUMERICS)
+    conv = small.layers()["block"]
+    unit = conv.args[0].args[1] * small.named_tensors()["block.weight_scale"].double()  # type: ignore[union-attr]
+    steps = small.named_tensors()["block.bias"].detach().double() / unit
+    # float32 holds a bias of some thousand steps to a few thousandths of a step
+    assert torch.allclose(steps, steps.round(), atol=0.01)
+    before = model.named_tensors()["block.bias"]
+    assert not torch.allclose(before.detach().double() / unit, steps.round(), atol=0.01)
+
+
 def test_quantizing_twice_with_one_seedless_recipe_gives_the_same_bytes(model: pl.Model, task: Task) -> None:
     first, second = (quantize(model, task, NUMERICS) for _ in range(2))
     x = model.example_inputs(batch=3)[0]
@@ -120,6 +131,18 @@ def test_a_quantized_model_is_refused(model: pl.Model, task: Task) -> None:
 def test_bad_calibration_data_is_one_clear_error(model: pl.Model, images: np.ndarray, message: str) -> None:
     with pytest.raises(PacklightError, match=message):
         quantize(model, Task(calibration=images), NUMERICS)
+
+
+def test_a_network_with_a_fixed_batch_is_calibrated_with_that_batch() -> None:
+    torch.manual_seed(0)
+    net, seen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), []
+    fixed = pl.load(net, torch.zeros(4, 3, 8, 8), dynamic={})
+    data = Task(calibration=np.random.default_rng(0).normal(size=(10, 3, 8, 8)).astype(np.float32))
+    small = quantize(fixed, data, NUMERICS, on_batch=lambda: seen.append(1))
+    assert len(seen) == 2, "ten samples are two whole batches of four"
+    assert small.example_inputs()[0].shape == (4, 3, 8, 8)
+    with pytest.raises(PacklightError, match=r"got shape \[3, 3, 8, 8\], the model takes float32\[4, 3, 8, 8\]"):
+        quantize(fixed, Task(calibration=data.calibration.inputs[0][:3]), NUMERICS)
 
 
 def test_constant_zero_calibration_data_still_gives_a_working_model(model: pl.Model) -> None:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from packlight.errors import PacklightError
 from packlight.model.numerics import Format
 from packlight.passes.quantize.calibrate import Histogram
-from packlight.passes.quantize.ranges import affine, best_range, fake_quantize, weight_scales
+from packlight.passes.quantize.ranges import (
+    affine,
+    best_range,
+    fake_quantize,
+    room_for_bias,
+    settled_bias,
+    weight_scales,
+)
 
 U8 = Format(8, signed=False, symmetric=False)
 S8 = Format(8, signed=True, symmetric=True)
@@ -108,3 +115,16 @@ def test_searched_weight_scales_never_have_the_larger_error(bits: int) -> None:
     assert (errors[1] <= errors[0] * (1 + 1e-6)).all()
     if bits <= 4:
         assert errors[1].sum() < 0.9 * errors[0].sum()
+
+
+def test_a_bias_settles_on_whole_units_of_the_accumulator() -> None:
+    settled = settled_bias(torch.tensor([0.26, -0.24, 0.0]), torch.tensor([0.1, 0.5, 0.1], dtype=torch.float64))
+    assert settled.tolist() == pytest.approx([0.3, 0.0, 0.0])
+
+
+def test_a_channel_of_zero_weights_gets_a_scale_that_its_bias_fits_in() -> None:
+    scales = room_for_bias(torch.tensor([0.01, 1e-12]), torch.tensor([1.0, -1.0]), 0.1)
+    assert float(scales[0]) == pytest.approx(0.01)
+    assert 1 / (0.1 * float(scales[1])) == pytest.approx(2**30, rel=1e-6)
+    shared = room_for_bias(torch.tensor([1e-12]), torch.tensor([1.0, -4.0]), 0.1)
+    assert 4 / (0.1 * float(shared)) == pytest.approx(2**30, rel=1e-6)

@@ -3,73 +3,24 @@
 import numpy as np
 import pytest
 
-ir = pytest.importorskip("onnx_ir", reason="pip install 'packlight[onnxruntime]'")
-ort = pytest.importorskip("onnxruntime", reason="pip install 'packlight[onnxruntime]'")
+pytest.importorskip("onnxruntime", reason="pip install 'packlight[onnxruntime]'")
 
-from packlight.targets.onnx_convert import name_operators, unique_names  # noqa: E402
-from packlight.targets.onnx_graph import (  # noqa: E402
+import onnx_ir as ir
+from onnx_builder import Builder, kernels, operators, run
+
+from packlight.targets.onnx_convert import unique_names
+from packlight.targets.onnx_graph import (
     coarser,
     drop_defaults,
     fits_float16,
     pool_globally,
     quantize_biases,
     rounded_bias,
+    separate_activations,
     store_float16,
     strip,
     transpose_constants,
 )
-
-
-class Builder:
-    """A graph under construction: one input "x", nodes in order, the last one's result is the output "y"."""
-
-    def __init__(self, shape, dtype=ir.DataType.FLOAT):
-        self.x = ir.Value(name="x", shape=ir.Shape(shape), type=ir.TensorType(dtype))
-        self.constants, self.nodes = [], []
-
-    def constant(self, name, content):
-        tensor = ir.tensor(np.asarray(content), name=name)
-        value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-        self.constants.append(value)
-        return value
-
-    def node(self, op, inputs, shape=None, attributes=None, name=None):
-        node = ir.node(op, inputs, attributes, name=name or f"{op}_{len(self.nodes)}")
-        node.outputs[0].name = f"v{len(self.nodes)}"
-        node.outputs[0].type = ir.TensorType(ir.DataType.UINT8 if op == "QuantizeLinear" else ir.DataType.FLOAT)
-        node.outputs[0].shape = None if shape is None else ir.Shape(shape)
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def quantized(self, value, scale, zero_point=0):
-        """Quantized to uint8 and back, as the reference form has it."""
-        settings = [self.constant(f"s{len(self.nodes)}", np.float32(scale)),
-                    self.constant(f"z{len(self.nodes)}", np.uint8(zero_point))]  # fmt: skip
-        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [value, *settings]), *settings])
-
-    def weight(self, integers, scale, axis):
-        constants = {"w": np.array(integers, np.int8), "w_scale": np.array(scale, np.float32)}
-        inputs = [self.constant(*c) for c in (*constants.items(), ("w_zero", np.zeros(len(scale), np.int8)))]
-        return self.node("DequantizeLinear", inputs, attributes={"axis": axis})
-
-    def model(self):
-        y = self.nodes[-1].outputs[0]
-        y.name = "y"
-        graph = ir.Graph([self.x], [y], nodes=self.nodes, initializers=self.constants, opset_imports={"": 18})
-        return ir.Model(graph, ir_version=10)
-
-
-def run(model, x):
-    """The output, computed as the graph says: with its optimisations the runtime would fuse and approximate."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = ir.serde.serialize_model(model).SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-
-
-def operators(model):
-    return [node.op_type for node in model.graph]
 
 
 def pooled(axes, keepdims=1, shape=(1, 2, 2, 2)):
@@ -230,6 +181,61 @@ def test_the_bias_of_a_float_operator_stays_float(quantized):
     assert "b" in [v.name for v in model.graph[-1].inputs]
 
 
+ACTIVATIONS = {
+    "relu": ("Relu", ()), "clip": ("Clip", (0.0, 6.0)), "clip_low": ("Clip", (-1.0, None)),
+    "clip_high": ("Clip", (None, 2.0)),
+}  # fmt: skip
+
+
+def activated(product, activation, quantized_after=False, quantized_before=True):
+    """An activation on a product of quantized values, whose result is read in float or quantized."""
+    b = Builder(("batch", 2))
+    data = b.quantized(b.x, 0.5, 128) if quantized_before else b.x
+    y = b.node(product, [data, b.weight([[1, -2], [3, 4]], (0.5, 1.0), 1)])
+    op, bounds = ACTIVATIONS[activation]
+    limits = [None if v is None else b.constant(f"bound{i}", np.float32(v)) for i, v in enumerate(bounds)]
+    y = b.node(op, [y, *limits], name="act")
+    if quantized_after:
+        b.quantized(y, 0.5)
+    else:
+        b.node("LayerNormalization", [y, b.constant("gain", np.ones(2, np.float32))])
+    b.nodes[-1].outputs[0].shape = ir.Shape(("batch", 2))
+    return b.model()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("product", ["Gemm", "MatMul"])
+def test_an_activation_that_stays_float_does_not_keep_its_product_from_int8(product, activation):
+    model = activated(product, activation)
+    x = np.random.default_rng(0).normal(0, 5, (50, 2)).astype(np.float32)
+    before = run(model, x)
+    assert not kernels(model) & {"QGemm", "MatMulIntegerToFloat"}  # else this step has lost its reason
+    separate_activations(model)
+    unique_names(model)
+    np.testing.assert_array_equal(run(model, x), before)
+    assert kernels(model) & {"QGemm", "MatMulIntegerToFloat"}
+    assert next(n.name for n in model.graph if n.op_type in ("Max", "Min")) == "act"
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, True), (False, False)], ids=["quantized", "float"])
+def test_other_activations_stay(before, after):
+    model = activated("Gemm", "relu", quantized_before=before, quantized_after=after)
+    separate_activations(model)
+    assert "Relu" in operators(model)
+
+
+def test_an_activation_read_quantized_and_in_float_is_separated_too():
+    model = activated("Gemm", "relu", quantized_after=True)
+    relu = next(n for n in model.graph if n.op_type == "Relu")
+    other = ir.node("Add", [relu.outputs[0], model.graph.outputs[0]])
+    other.outputs[0].name, other.outputs[0].shape = "z", ir.Shape(("batch", 2))
+    other.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(other)
+    model.graph.outputs[0] = other.outputs[0]
+    separate_activations(model)
+    assert "QGemm" in kernels(model)
+
+
 def test_single_scales_lose_their_axis_and_others_keep_it():
     b = Builder((1, 2))
     b.quantized(b.x, 0.5)
@@ -309,28 +315,3 @@ def test_stripping_leaves_nothing_of_the_exporter_and_shares_equal_constants():
     assert b"File ..." not in proto.SerializeToString() and b"text" not in proto.SerializeToString()
     assert len(proto.graph.initializer) == 1
     assert not proto.graph.value_info
-
-
-def test_a_layer_that_became_several_operators_names_the_last_one_and_marks_the_others():
-    b = Builder((1, 2))
-    product = b.node("MatMul", [b.x, b.constant("network.fc.weight", np.ones((2, 2), np.float32))])
-    b.nodes[0].metadata_props["pkg.torch.onnx.fx_node"] = "%linear : [num_users=1] = call_function[...]"
-    b.node("Add", [product, b.constant("network.fc.bias", np.ones(2, np.float32))])
-    b.node("Relu", [b.nodes[1].outputs[0]])
-    model = b.model()
-    name_operators(model, {"v1": "fc", "linear": "fc", "y": "act"})
-    assert [n.name for n in model.graph] == ["fc/MatMul", "fc", "act"]
-    assert [n.outputs[0].name for n in model.graph] == ["v0", "fc", "y"]
-    assert set(model.graph.initializers) == {"fc.weight", "fc.bias"}
-
-
-def test_equal_operator_names_are_told_apart():
-    b = Builder((1,))
-    value = b.x
-    for name in ("a", "a_1", "a", "b", "a", ""):
-        value = b.node("Relu", [value], name=name)
-        b.nodes[-1].name = name
-    model = b.model()
-    unique_names(model)
-    names = [n.name for n in model.graph]
-    assert names == ["a", "a_1", "a_2", "b", "a_3", "Relu_1"]

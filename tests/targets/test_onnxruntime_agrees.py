@@ -18,13 +18,10 @@ BATCHES = (1, 3, 7)
 # A float file differs by the order of float32 additions, of which a layer here has a few hundred. Halving rounds each
 # weight by up to 2⁻¹¹, independently. In int8 a value between two steps falls either way: up to 4.4e-3 was seen.
 LIMITS = {"float32": 5e-6, "float16": 2e-3, "int8": 5e-3}
-FAST = {
-    "float32": ("residual", "multi_input", "two_dynamic"), "float16": ("residual",),
-    "int8": ("residual", "vit"),
-}  # fmt: skip
+FAST = {"float32": ("residual", "multi_input"), "float16": (), "int8": ("residual", "vit")}
 SLOW = {
     "float32": (*EXTRA, *ZOO),
-    "float16": ("vit", "lstm", "unet"),
+    "float16": ("residual", "vit", "lstm", "unet"),
     "int8": (
         "mlp", "cnn", "dead_channels", "inverted_residual", "depthwise", "inception", "unet", "torch_encoder", "lstm",
         "gru", "squeeze_excite", "other_norms", "decoder", "speech", "multi_input", "einsum_attention",
@@ -61,8 +58,8 @@ def one_percent(model: pl.Model, weight: str) -> pl.Model:
 
 TEETH = [
     ("residual", "float32", "stem.0.weight"), ("residual", "float32", "head.weight"),
-    ("residual", "float16", "stem.0.weight"), ("residual", "int8", "stem.0.weight"),
-    ("residual", "int8", "head.weight"), ("vit", "int8", "head.weight"),
+    ("residual", "int8", "stem.0.weight"), ("residual", "int8", "head.weight"), ("vit", "int8", "head.weight"),
+    pytest.param("residual", "float16", "stem.0.weight", marks=pytest.mark.slow),
 ]  # fmt: skip
 
 
@@ -77,12 +74,13 @@ def test_a_scale_that_is_wrong_by_one_percent_would_fail(files, name, form, tens
 
 
 def test_parity_finds_good_files_good(files):
-    for form in LIMITS:
+    for form in ("float32", "int8"):
         model, artifact = files("residual", form)
         parity = check(model, artifact, inputs_of(model, batch=16))
         assert parity.ok, parity
 
 
+@pytest.mark.slow
 def test_a_second_dynamic_dimension_is_free_too(files):
     model, artifact = files("two_dynamic", "float32")
     assert artifact.manifest["inputs"][0]["shape"] == ["batch", "length", 6]

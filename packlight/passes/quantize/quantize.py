@@ -18,11 +18,11 @@ from packlight.errors import PacklightError
 from packlight.model import Model, Step
 from packlight.model.lineage import options_of
 from packlight.model.numerics import Format, Numerics
-from packlight.model.operators import kind, load_quantized_operators
+from packlight.model.operators import kind, load_quantized_operators, packet
 from packlight.passes.fold import fold
 from packlight.passes.quantize.calibrate import Histogram, observe
 from packlight.passes.quantize.placement import Kernel, Placement, place
-from packlight.passes.quantize.ranges import affine, weight_scales
+from packlight.passes.quantize.ranges import affine, room_for_bias, settled_bias, weight_scales
 from packlight.task import Task
 
 _BATCH = 32
@@ -91,14 +91,16 @@ def _root(value: Node, placement: Placement) -> Node:
 
 
 def _calibration(model: Model, task: Task, samples: int) -> list[tuple[torch.Tensor, ...]]:
+    """Calibration inputs in batches. A network with a fixed batch is fed that size; a rest that does not fill it is
+    left out."""
     data = task.data("calibration").take(samples)
+    leading = model.inputs[0].shape[:1]
+    fixed = leading[0] if leading and isinstance(leading[0], int) else None
     batches: list[tuple[torch.Tensor, ...]] = []
-    for batch in data.batches(_BATCH):
-        tensors = tuple(torch.from_numpy(x) for x in batch.inputs)
-        whole = len(batch) == _BATCH or not batches or "batch" in model.dims
-        if whole:
-            model.check_inputs([tuple(t.shape) for t in tensors])
-            batches.append(tensors)
+    for batch in data.batches(fixed or _BATCH):
+        if fixed is None or len(batch) == fixed or not batches:
+            model.check_inputs([x.shape for x in batch.inputs], [str(x.dtype) for x in batch.inputs])
+            batches.append(tuple(torch.from_numpy(x) for x in batch.inputs))
     return batches
 
 
@@ -126,6 +128,7 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, how: str) -> None
     assert isinstance(source, Node)
     name, layer = str(source.target), model.layer(kernel.first)
     scales = weight_scales(model.tensor(source), form, search=how == "mse")
+    scales = _settle_bias(model, kernel.first, scales)
     model.set_tensor(f"{name}_scale", scales)
     model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
     with graph.inserting_before(kernel.first):
@@ -135,3 +138,20 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, how: str) -> None
         dq = graph.call_function(ops.dequantize_per_channel.default, (q, *settings))
     q.meta["layer"], dq.meta["layer"] = f"{layer}.weight.quantize", f"{layer}.weight.dequantize"
     kernel.first.replace_input_with(source, dq)
+
+
+def _settle_bias(model: Model, layer: Node, scales: torch.Tensor) -> torch.Tensor:
+    """Move a layer's bias to the integers that runtimes add, so that the Model computes what the file will.
+
+    Kernels add it to their int32 accumulator, in units of scale(input) · scale(weight). Returns the weight's scales,
+    coarser where a bias would not fit. A bias that other layers share stays as it is.
+    """
+    data, bias = layer.args[0], layer.args[2] if len(layer.args) > 2 else None
+    if not isinstance(bias, Node) or not isinstance(data, Node) or packet(data) != "dequantize_per_tensor":
+        return scales
+    if len(bias.users) > 1:
+        return scales
+    values, input_scale = model.tensor(bias).detach(), float(data.args[1])  # type: ignore[arg-type]
+    scales = room_for_bias(scales, values, input_scale)
+    model.set_tensor(str(bias.target), settled_bias(values, input_scale * scales.double()), trainable=True)
+    return scales

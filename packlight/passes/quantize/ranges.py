@@ -23,6 +23,7 @@ class Affine(NamedTuple):
 
 
 _TINY = 1e-12
+_LARGEST_BIAS = 2**30
 
 
 def affine(low: Tensor, high: Tensor, form: Format) -> Affine:
@@ -96,3 +97,17 @@ def _least(centres: Tensor, counts: Tensor, low: Tensor, high: Tensor, form: For
     error = ((rounded - centres).square() * counts).sum(1)
     i = int(error.argmin())
     return float(low[i]), float(high[i])
+
+
+def settled_bias(bias: Tensor, unit: Tensor) -> Tensor:
+    """The bias [channels] as the nearest multiple of the accumulator's unit (> 0, [channels] or [1])."""
+    return ((bias.double() / unit).round() * unit).to(bias.dtype)
+
+
+def room_for_bias(scales: Tensor, bias: Tensor, input_scale: float) -> Tensor:
+    """Weight scales, raised where |bias| / (input_scale · scale) would leave int32: channels whose weights are all
+    but zero have tiny scales. A single scale serves the largest bias."""
+    least = bias.detach().double().abs() / (_LARGEST_BIAS * input_scale)
+    if len(scales) == 1:
+        least = least.amax().reshape(1)
+    return torch.maximum(scales.double(), least).to(scales.dtype)
