@@ -5,7 +5,7 @@
 Needs `packlight[onnxruntime]` and, for ResNet-20's accuracy, the full Fashion-MNIST (`make data`). One thread,
 batch 1 and 16; all files of a network are timed in one run, in alternating rounds. ResNet-50 and MobileNetV2
 have random weights (batch-norm statistics from noise), so only their latency and bytes mean anything. Writes
-benchmarks/results/spine.json and spine.md.
+benchmarks/results/spine.json and spine.md, each network as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, the demo's test images")
     parser.add_argument("--only", help="one network's name")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    kept = HERE / "results" / "spine.json"
+    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() and not options.quick else {}
     for name, model, task, trained in networks(options.quick):
         if options.only in (None, name):
-            rows += measure(name, model, task, trained, rounds=31 if trained and not options.quick else 9)
-    machine = describe()
-    table = render(rows)
-    print(table)
-    if not options.only and not options.quick:
-        text = json.dumps({"machine": machine, "packlight": pl.__version__, "rows": rows}, indent=1)
-        (HERE / "results" / "spine.json").write_text(text + "\n")
-        (HERE / "results" / "spine.md").write_text(table + "\n")
+            rounds = 31 if trained and not options.quick else 5
+            found[name] = {"machine": describe(), "rows": measure(name, model, task, trained, rounds)}
+            print(render(found[name]["rows"]), flush=True)
+            if not options.quick:
+                kept.write_text(json.dumps(found, indent=1) + "\n")
+    if not options.quick:
+        everything = [row for part in found.values() for row in part["rows"]]
+        kept.with_suffix(".md").write_text(render(everything) + "\n")
 
 
 def networks(quick: bool) -> Iterator[tuple[str, pl.Model, Task, bool]]:

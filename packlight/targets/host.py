@@ -33,6 +33,7 @@ _Answers = queue.SimpleQueue[tuple[dict[str, Any], list[Any]] | EOFError]
 class Child:
     """One child process for one target, answering one call at a time. Use as a context manager, or call `close`.
 
+    alive: whether it can be called; it ends when it is closed, and when a call ends in a crash or at a limit.
     memory_limit: bytes of resident memory, its own children included; default: 90 % of what is free now.
     """
 
@@ -45,7 +46,7 @@ class Child:
         self._listener = threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True)
         self._listener.start()
         self._sender: threading.Thread | None = None
-        self._alive = True
+        self.alive = True
         self._forgotten = weakref.finalize(self, self._process.end)
 
     @property
@@ -61,7 +62,7 @@ class Child:
         time_limit: seconds. Raises PacklightError for what the child refuses, ChildFailure when it raises,
         dies, or outgrows a limit; after a ChildFailure other than a raised one the child is gone.
         """
-        if not self._alive:
+        if not self.alive:
             raise ChildFailure(f"{self.target.name}: {what} was asked of a child process that has ended; start another")
         pieces = pack({"call": what, "arguments": arguments}, arrays)
         self._sender = threading.Thread(target=_send, args=(self._process.stdin, pieces), daemon=True)
@@ -137,9 +138,9 @@ class Child:
 
     def _end(self, grace: float) -> None:
         """End the child after `grace` seconds to do so by itself."""
-        if not self._alive:
+        if not self.alive:
             return
-        self._alive = False
+        self.alive = False
         self._forgotten.detach()
         idle = self._sender is None or not self._sender.is_alive()
         if grace and idle:

@@ -53,7 +53,7 @@ class TargetContract(ABC):
         """A child process to convert in; one for all tests of the class unless overridden."""
         from packlight.targets import Child
 
-        if self._exporter is None:
+        if self._exporter is None or not self._exporter.alive:
             type(self)._exporter = Child(self.target())
         assert self._exporter is not None
         return self._exporter

@@ -1,11 +1,10 @@
 """What the tests of targets share: disks that are full or read-only, a target known by name, and exported files."""
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from disks import mounted
 
 import packlight as pl
 from packlight import targets
@@ -21,22 +20,15 @@ def faulty_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system of 64 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.name != "posix" or os.geteuid() != 0 or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
-    ).returncode:  # fmt: skip
-        pytest.skip("mounting a small file system takes root on Linux")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path / "small", "size=64k") as folder:
+        yield folder
 
 
 @pytest.fixture
-def read_only(small_disk: Path) -> Path:
+def read_only(tmp_path: Path) -> Iterator[Path]:
     """A folder that not even root can write to."""
-    (small_disk / "kept.txt").write_text("kept")
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    return small_disk
+    with mounted(tmp_path / "read_only", "ro") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -166,7 +166,7 @@ def test_a_disk_that_holds_the_file_but_not_its_manifest_gets_neither(tmp_path, 
 def test_saving_to_a_read_only_folder_is_one_line(tmp_path, read_only):
     with pytest.raises(PacklightError, match=r"cannot write to folder .*Read-only file system"):
         made(tmp_path / "from").save(read_only / "out")
-    assert [p.name for p in read_only.iterdir()] == ["kept.txt"]
+    assert not list(read_only.iterdir())
 
 
 def arrays(batch: int = 2, height: int = 8, **other) -> tuple:

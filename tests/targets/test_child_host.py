@@ -162,7 +162,9 @@ def test_grandchildren_die_when_the_child_is_closed(tmp_path):
 
 
 def test_after_a_failure_the_child_says_that_it_is_gone(child):
+    assert child.alive
     failure(child, "exit_zero")
+    assert not child.alive
     with pytest.raises(ChildFailure, match="has ended; start another"):
         start(child, "well")
     child.close()
