@@ -1,9 +1,12 @@
 """Every test runs on one thread, so that times and sums do not depend on the machine."""
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
+
+from packlight.targets import Child, get
 
 # pytest listens to loggers that do not propagate; hearing a listener, torch writes a trace of every export, which
 # takes a third of the time.
@@ -13,3 +16,10 @@ logging.getLogger("torch.__trace").propagate = True
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def exporter() -> Iterator[Child]:
+    """A child process that converts for ONNX Runtime: starting one takes seconds, so tests may share it."""
+    with Child(get("onnxruntime")) as child:
+        yield child

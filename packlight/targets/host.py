@@ -180,7 +180,7 @@ def _first_line(text: str) -> str:
 
 def _tail(words: str) -> str:
     """The last line that native code wrote, without Python's own report of a crash."""
-    for report in ("Fatal Python error:", "Current thread 0x", "Thread 0x"):
+    for report in ("Fatal Python error:", "Current thread 0x", "Thread 0x", "Stack (most recent call first):"):
         words = words.partition(report)[0]
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""

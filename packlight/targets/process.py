@@ -26,7 +26,8 @@ _STACK_S = 0.1
 class Process:
     """A Python process that serves one target, and whatever it starts in turn.
 
-    It dies with this process: on POSIX it holds the end of a pipe (`lifeline`) whose other end only we hold.
+    It dies with this process, and so does all that stayed in its process group: on POSIX it holds the end of a pipe
+    (the lifeline) whose other end only we hold. `end` also finds what left the group.
     Its standard output and error, below Python's level too, go to a file that nobody sees but `last_words`.
     """
 

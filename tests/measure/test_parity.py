@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
-from scaled_target import ScaledBody
 from small_tasks import digits, images, trained
 
 import packlight as pl
@@ -17,7 +17,7 @@ from packlight.errors import ChildFailure
 from packlight.files import sha256
 from packlight.measure import parity
 from packlight.measure.parity import GAIN_LIMIT, QUANTIZED_LIMIT, check, difference, first_difference
-from packlight.targets import Artifact, Child, export
+from packlight.targets import Artifact, Target, export
 
 INPUTS = (images(32),)
 
@@ -49,16 +49,18 @@ def nobody_blamed(monkeypatch):
     monkeypatch.setattr(parity, "_blame", lambda *_: (None, "somewhere"))
 
 
-@pytest.fixture(scope="module")
-def wrong_exporter():
-    with Child(ScaledBody()) as child:
-        yield child
-
-
 @pytest.fixture
-def one_wrong_exporter(wrong_exporter, monkeypatch):
-    monkeypatch.setattr(parity, "export", functools.partial(export, exporter=wrong_exporter))
-    return wrong_exporter
+def wrong_converter(exporter, monkeypatch):
+    """A converter that makes the layer `body` 1.3 times too large, whenever it is asked."""
+
+    def wrong(model: pl.Model, path: Path, target: Target, **more: object) -> Artifact:
+        larger = model.copy()
+        with torch.no_grad():
+            larger.named_tensors()["body.weight"].mul_(1.3)
+        return export(larger, path, target, exporter=exporter, **more)
+
+    monkeypatch.setattr(parity, "export", wrong)
+    return wrong
 
 
 def corrupted(artifact: Artifact, folder: Path, layer: str, factor: float) -> Artifact:
@@ -107,8 +109,8 @@ def test_an_output_scale_that_is_off_by_one_percent_fails_a_quantized_file(files
 
 
 @pytest.mark.parametrize("kind", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
-def test_the_layer_that_a_converter_gets_wrong_is_named(one_wrong_exporter, tmp_path, kind):
-    artifact = parity.export(model(kind), tmp_path / "wrong.onnx", one_wrong_exporter.target)
+def test_the_layer_that_a_converter_gets_wrong_is_named(wrong_converter, exporter, tmp_path, kind):
+    artifact = wrong_converter(model(kind), tmp_path / "wrong.onnx", exporter.target)
     found = check(model(kind), artifact, INPUTS)
     assert not found.ok
     assert found.layer == "body"
@@ -126,6 +128,7 @@ def test_a_converter_that_fails_on_the_probe_does_not_hide_the_fault(files, tmp_
     assert "looking for the layer failed, onnxruntime: write crashed" in found.reason
 
 
+@pytest.mark.slow
 def test_nothing_differs_where_all_is_well(files, one_exporter):
     assert first_difference(model("int8"), files["int8"], INPUTS) is None
 

@@ -18,6 +18,7 @@ import packlight as pl
 from packlight.errors import ChildFailure, PacklightError
 from packlight.measure import Measurement
 from packlight.search import compress as module
+from packlight.search import workbench
 from packlight.search.budget import Budget
 from packlight.search.compress import candidates
 from packlight.search.prepare import Ground
@@ -198,11 +199,26 @@ def test_choice_and_verdict_on_the_same_data_are_told(search, missing, asked):
 # the whole way, on a real network
 
 
+class Shared:
+    """A child process that others go on using."""
+
+    def __init__(self, child):
+        self._child, self.call = child, child.call
+
+    def last_words(self):
+        return self._child.last_words()
+
+    def close(self):
+        pass
+
+
 @pytest.fixture(scope="module")
-def found():
+def found(exporter):
     stages: list[str] = []
-    result = pl.compress(trained(), digits(), budget="drop<=2%, latency:min", exclude=["stem"], on_stage=stages.append)
-    return result, stages
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workbench, "Child", lambda target: Shared(exporter))
+        budget = "drop<=2%, latency:min"
+        return pl.compress(trained(), digits(), budget=budget, exclude=["stem"], on_stage=stages.append), stages
 
 
 FRESH = textwrap.dedent("""

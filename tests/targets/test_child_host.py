@@ -93,7 +93,7 @@ def test_a_hang_ends_within_the_limit(child, fault, tmp_path):
     start(child, "well")
     began = time.monotonic()
     error = failure(child, fault, tmp_path, SHORT_S)
-    assert time.monotonic() - began < SHORT_S + 1.0
+    assert time.monotonic() - began < SHORT_S + 2.0
     assert fault == "print_without_end" or f"in {fault}" in error.log
     assert str(error).startswith("faulty: open did not finish within 0.6 s")
     assert not psutil.pid_exists(child.pid)
@@ -141,15 +141,15 @@ def test_a_child_that_outgrows_its_memory_is_ended(fault):
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "limit", "reason"),
     [
-        ("start_grandchildren_and_crash", "crashed (SIGSEGV)"),
-        ("start_grandchildren_and_hang", "did not finish within 1.2 s"),
+        ("start_grandchildren_and_crash", LIMIT_S, "crashed (SIGSEGV)"),
+        ("start_grandchildren_and_hang", 2.0, "did not finish within 2 s"),
     ],
     ids=["crash", "hang"],
 )
-def test_grandchildren_that_hold_every_pipe_die_with_a_child_that_fails(child, fault, reason, tmp_path):
-    assert str(failure(child, fault, tmp_path, 1.2)).startswith(f"faulty: open {reason}")
+def test_grandchildren_that_hold_every_pipe_die_with_a_child_that_fails(child, fault, limit, reason, tmp_path):
+    assert str(failure(child, fault, tmp_path, limit)) == f"faulty: open {reason}"
     pids = pids_in(tmp_path / f"{fault}.pids")
     assert len(pids) == 3
     assert soon(lambda: all(map(gone, pids)))
@@ -247,11 +247,15 @@ def test_a_child_dies_with_its_parent_also_when_native_code_holds_the_interprete
     with parent:
         pids = [int(parent.stdout.readline())]
         assert soon(lambda: any(m.exists() for m in marks), 10)
+        apart = []
         if marks[1].exists():
-            pids += pids_in(marks[1])[:1]  # those of its group
+            executed, *apart, forked = pids_in(marks[1])
+            pids += [executed, forked]
         time.sleep(0.1)
         parent.send_signal(signal.SIGKILL)
-    assert soon(lambda: all(map(gone, pids)), 1.0)
+    assert soon(lambda: all(map(gone, pids)), 1.5)
+    for pid in apart:  # nobody is left who knows of it
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_child_survives_the_thread_that_started_it():
