@@ -16,7 +16,7 @@ from torch import nn
 
 import packlight as pl
 from packlight.errors import ChildFailure, PacklightError
-from packlight.measure import Measurement
+from packlight.measure import Measurement, latency
 from packlight.search import compress as module
 from packlight.search import workbench
 from packlight.search.budget import Budget
@@ -217,6 +217,9 @@ def found(exporter):
     stages: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workbench, "Child", lambda target: Shared(exporter))
+        patch.setattr(workbench, "thread_counts", lambda most: [1])
+        patch.setattr(latency, "_BLOCK_S", 0.01)
+        patch.setattr(latency, "_WARM_UP_S", 0.05)
         budget = "drop<=2%, latency:min"
         return pl.compress(trained(), digits(), budget=budget, exclude=["stem"], on_stage=stages.append), stages
 
