@@ -1,20 +1,22 @@
 # `make demo` and `make test` need Python 3.11, 3.12 or 3.13 with pip, make and bash; they set up the rest in .venv.
 #
 #   PYTHON=python3.12       the interpreter to make .venv with
-#   PYTEST_ARGS="-n 2 -x"   more words for pytest
+#   PYTEST_ARGS="-n 2 -x"   words for pytest instead of "-n 2 --dist loadfile" (two workers, a file on one of them)
 
 VENV := .venv
+PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 SETUP := VENV="$(VENV)" PYTHON="$(PYTHON)" scripts/setup.sh
 PINS := pyproject.toml constraints.txt scripts/setup.sh
 
-.PHONY: help demo test test-all check lint types imports data clean
+.PHONY: help demo test test-all check lint types imports data bench bench-full bench-check bench-record clean
 
 help:
 	@echo "make demo      set up and run the main job on real data; the report lands in demo-out/"
 	@echo "make test      set up and run the checks and the fast tests"
 	@echo "make test-all  the same with the slow tests (run make data first)"
 	@echo "make data      fetch the real data set that the slow tests use into .data/"
+	@echo "make bench     measure the quick benchmarks (minutes) and print the tables; docs/benchmarks.md has the rest"
 	@echo "make clean     remove .venv, caches and what was built"
 
 $(VENV)/.run-ready: $(PINS)
@@ -47,6 +49,25 @@ test-all: check
 
 data:
 	@scripts/get_data.sh
+
+BENCH := $(BIN)/python -m benchmarks
+
+bench: $(VENV)/.run-ready
+	@$(BENCH) run --quick
+	@$(BENCH) tables --quick --ledger .bench/ledger.jsonl
+
+# Fails on what got really worse than the committed ledger.
+bench-check: $(VENV)/.run-ready
+	@$(BENCH) run --quick
+	@$(BENCH) check
+
+# These two add to the committed ledger; the second also fills the tables and plots of README and docs.
+bench-record: $(VENV)/.run-ready
+	@$(BENCH) run --quick --ledger benchmarks/results/ledger.jsonl
+
+bench-full: $(VENV)/.test-ready data
+	@$(BENCH) run --ledger benchmarks/results/ledger.jsonl
+	@$(BENCH) tables --write
 
 clean:
 	rm -rf $(VENV) build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ BUDGET = "drop<=1points, latency:min"
 
 
 def run(on_stage: Callable[[str], None] = lambda text: None) -> Result:
-    """Compress the ResNet-20 that `scripts/train_resnet20.py` trained, for ONNX Runtime."""
+    """Compress the ResNet-20 that `scripts/train_reference.py resnet20` trained, for ONNX Runtime."""
     on_stage("loading ResNet-20 and a part of Fashion-MNIST")
     with resources.as_file(resources.files("packlight.data").joinpath("resnet20_fashion_mnist.plm")) as path:
         model = Model.load(path)

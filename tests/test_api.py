@@ -118,7 +118,7 @@ def no_runtime(monkeypatch):
         ms = [Measurement(f.bytes / 1000, "ms", 25, f.bytes / 1100, f.bytes / 900) for f in files]
         ratios = [Measurement(f.bytes / files[0].bytes, "×", 25, 0.4, 0.6) for f in files]
         bytes_of = [Measurement.exact(f.bytes, "bytes") for f in files]
-        return [Latency(m, m, r, m, b) for m, r, b in zip(ms, ratios, bytes_of, strict=True)]
+        return [Latency(m, m, r, m, b, (m.value / 1e3,)) for m, r, b in zip(ms, ratios, bytes_of, strict=True)]
 
     monkeypatch.setattr(api, "Artifact", SimpleNamespace)
     monkeypatch.setattr(api, "evaluate_artifact", evaluate)

@@ -8,8 +8,10 @@ holds a lock for the machine.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from packlight.errors import PacklightError
 from packlight.measure import intervals
 from packlight.measure.measurement import Measurement
 from packlight.targets import Artifact, Runner
@@ -26,19 +29,26 @@ _LEAST_ROUNDS = 9  # with fewer, a median's interval is hardly one
 _BLOCK_S = 0.03
 _WARM_UP_S = 0.2
 _PATIENCE_S = 30.0
+_LOCK_PATIENCE_S = 600.0
+_LOCK_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Latency:
     """Timings of one file. latency: median over rounds, ms a call. p95: ms. ratio: to the first file timed with
     it, < 1 is faster. cold_start: opening the file and the first call, ms. peak_memory: bytes that opening and
-    running added to a fresh process."""
+    running added to a fresh process. rounds: each round's median, seconds."""
 
     latency: Measurement
     p95: Measurement
     ratio: Measurement
     cold_start: Measurement
     peak_memory: Measurement
+    rounds: tuple[float, ...]
+
+    def ratio_to(self, other: Latency) -> Measurement:
+        """Median over rounds of this file's time by that of another of the same `compare`; < 1 is faster."""
+        return intervals.median((np.array(self.rounds) / np.array(other.rounds)).tolist(), "×")
 
     def as_measurements(self) -> dict[str, Measurement]:
         """By the names that ledgers use."""
@@ -80,6 +90,7 @@ def compare(
             ratio=intervals.median((mine / medians[0]).tolist(), "×"),
             cold_start=Measurement.exact(1e3 * runner.cold_start_s, "ms"),
             peak_memory=Measurement.exact(peak, "bytes"),
+            rounds=tuple(mine.tolist()),
         )
         for runner, each, mine, peak in zip(runners, blocks, medians, memory, strict=True)
     ]
@@ -123,10 +134,9 @@ def machine_lock() -> Iterator[None]:
     """Wait until no other packlight process on this machine is timing, then keep others waiting.
 
     Where the system has no file locks (Windows), or the lock file cannot be opened, timings are taken without.
+    Raises PacklightError when another process has not finished within ten minutes.
     """
-    try:
-        import fcntl
-    except ImportError:
+    if not importlib.util.find_spec("fcntl"):
         yield
         return
     handle = _lock_file()
@@ -134,15 +144,37 @@ def machine_lock() -> Iterator[None]:
         yield
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                raise PacklightError(
+                    f"another packlight process has been timing for {_LOCK_PATIENCE_S / 60:.0f} minutes and keeps this "
+                    f"one waiting; end it (it holds {_lock_path()})"
+                )
+            time.sleep(_LOCK_POLL_S)
         yield
     finally:
         os.close(handle)
 
 
+def _locked(handle: int) -> bool:
+    """Take the lock if nobody has it."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_path() -> Path:
+    return Path(tempfile.gettempdir()) / "packlight.lock"
+
+
 def _lock_file() -> int | None:
     """The file that all users' packlight processes lock; another user's need only be readable."""
-    path = Path(tempfile.gettempdir()) / "packlight.lock"
+    path = _lock_path()
     safely = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     for flags in (safely, safely | os.O_CREAT | os.O_EXCL, safely):
         with contextlib.suppress(OSError):

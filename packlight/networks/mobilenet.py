@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-# expansion, channels, blocks, stride of the first block
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+Stage = tuple[int, int, int, int]  # expansion, channels, blocks, stride of the first block
+_SMALL: tuple[Stage, ...] = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 40, 3, 2), (4, 80, 2, 1))
+_STAGES: tuple[Stage, ...] = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
 
 
 def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -29,25 +32,29 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """The whole network. early_stride: 2 for 224-pixel images, 1 for small ones (first two strides)."""
+    """A first convolution of `stem` channels, the stages, a 1×1 convolution to `last` channels, pooling and a head."""
 
-    def __init__(self, channels: int, classes: int, early_stride: int):
+    def __init__(self, channels: int, classes: int, stages: tuple[Stage, ...], stem: int, stem_stride: int, last: int):
         super().__init__()
-        layers: list[nn.Module] = [_layer(channels, 32, 3, early_stride)]
-        inputs = 32
-        for stage, (expansion, outputs, count, stride) in enumerate(_STAGES):
+        layers: list[nn.Module] = [_layer(channels, stem, 3, stem_stride)]
+        inputs = stem
+        for expansion, outputs, count, stride in stages:
             for i in range(count):
-                first = early_stride if stage == 1 else stride
-                layers.append(InvertedResidual(inputs, outputs, first if i == 0 else 1, expansion))
+                layers.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion))
                 inputs = outputs
-        self.features = nn.Sequential(*layers, _layer(inputs, 1280, 1))
+        self.features = nn.Sequential(*layers, _layer(inputs, last, 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(1280, classes)
+        self.head = nn.Linear(last, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.pool(self.features(x)).flatten(1))
 
 
-def mobilenet_v2(channels: int = 3, classes: int = 1000, early_stride: int = 2) -> MobileNetV2:
-    """MobileNetV2 at width 1.0; early_stride=1 keeps the resolution of small images through the first stages."""
-    return MobileNetV2(channels, classes, early_stride)
+def mobilenet_v2(channels: int = 3, classes: int = 1000) -> MobileNetV2:
+    """MobileNetV2 at width 1.0, for 224-pixel images."""
+    return MobileNetV2(channels, classes, _STAGES, stem=32, stem_stride=2, last=1280)
+
+
+def mobilenet_v2_small(channels: int = 1, classes: int = 10) -> MobileNetV2:
+    """A MobileNetV2 for images of about 30 pixels: the resolution falls twice, at most 80 channels between blocks."""
+    return MobileNetV2(channels, classes, _SMALL, stem=16, stem_stride=1, last=320)

@@ -14,24 +14,14 @@ from packlight.errors import PacklightError
 from packlight.measure import Measurement
 from packlight.measure.machine import describe
 from packlight.model import Model
-from packlight.passes.quantize import Quantization
 from packlight.search.budget import Budget, Verdict
+from packlight.search.candidates import Candidate, candidates
 from packlight.search.choose import choose, explained, fits
 from packlight.search.prepare import prepare
 from packlight.search.result import Form, Result
-from packlight.search.workbench import Candidate, Workbench
+from packlight.search.workbench import Workbench
 from packlight.targets import Target
 from packlight.task import Task
-
-
-def candidates(target: Target, exclude: tuple[str, ...] = ()) -> list[Candidate]:
-    """The training-free forms, the ones most likely to win first."""
-    floats = [Candidate(form, form) for form in target.forms[1:]]
-    return [
-        Candidate("int8", target.forms[0], Quantization(exclude=exclude)),
-        *floats,
-        Candidate("int8-minmax", target.forms[0], Quantization("minmax", exclude=exclude), instead_of="int8"),
-    ]
 
 
 def compress(
@@ -58,7 +48,8 @@ def compress(
     with Workbench(ground, target, on_stage) as bench:
         baseline = bench.baseline()
         deadline = None if time_limit is None else began + time_limit
-        tried, skipped = _try_all(bench, candidates(target, ground.exclude), baseline, budget, prove, deadline)
+        wanted = candidates(ground.model, target, ground.exclude)
+        tried, skipped = _try_all(bench, wanted, baseline, budget, prove, deadline)
         best = choose(baseline, tried, budget, prove=prove)
         baseline, best, verdict = _judge(bench, baseline, best, budget, notes)
         rates = _throughput(bench, [baseline, best], notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -14,24 +14,14 @@ from packlight.measure.machine import cores
 from packlight.measure.parity import check
 from packlight.measure.quality import Scores, evaluate_artifact, fixed_batch, workload_inputs
 from packlight.model import Model, statistics
-from packlight.passes.quantize import Quantization, quantize
+from packlight.passes.quantize import quantize
+from packlight.search.candidates import Candidate
 from packlight.search.choose import refusal
 from packlight.search.prepare import Ground
 from packlight.search.result import Form, WorkFolder
 from packlight.targets import Artifact, Child, Target, export
 
 _PARITY_SAMPLES = 32
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A form to try. form: the target's weight form. quantization: None to stay in float. instead_of: the candidate
-    that this one stands in for, tried only when that one was measured, not refused, and misses the budget."""
-
-    name: str
-    form: str
-    quantization: Quantization | None = None
-    instead_of: str | None = None
 
 
 class Workbench:

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 import packlight as pl
+from packlight.errors import PacklightError
+from packlight.measure import latency
 from packlight.measure.latency import affordable_rounds, compare, machine_lock, thread_counts, throughput
 from packlight.measure.machine import cores
 from packlight.targets import Artifact, Child, Runner, export
@@ -93,10 +95,15 @@ WAITS = textwrap.dedent("""
 
 
 @pytest.fixture
-def another():
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def own_lock(monkeypatch, tmp_path):
+    """A lock of this test's own: the machine's may be held by a benchmark."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.fixture
+def another(own_lock):
+    process = subprocess.Popen([sys.executable, "-c", WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     yield process
     process.kill()
     process.wait()
@@ -129,7 +136,17 @@ def test_a_killed_process_leaves_no_lock_behind(another):
         pass
 
 
-def test_two_threads_of_one_process_do_not_time_at_once():
+def test_a_process_that_never_finishes_timing_is_an_error_in_the_end(another, monkeypatch):
+    monkeypatch.setattr(latency, "_LOCK_PATIENCE_S", 0.2)
+    assert [another.stdout.readline().strip() for _ in range(2)] == ["asking", "timing"]
+    with (
+        pytest.raises(PacklightError, match=r"another packlight process has been timing .*packlight\.lock"),
+        machine_lock(),
+    ):
+        pass
+
+
+def test_two_threads_of_one_process_do_not_time_at_once(own_lock):
     entered = threading.Event()
 
     def enter():

@@ -252,7 +252,7 @@ NAMES = ["stem.0", "stem.1", "layer1.0.conv1", "layer1.0.conv2", "layer10.conv",
         (["*"], set(NAMES)),
         ([], set()),
     ],
-    ids=str,
+    ids=["one", "a block", "a wildcard", "several", "all", "none"],
 )
 def test_patterns_match_names_and_whole_blocks(patterns, found):
     assert matching(NAMES, patterns) == found

@@ -157,9 +157,7 @@ def test_a_relative_drop_of_an_error_is_relative_to_the_error():
 
 def test_a_relative_latency_is_judged_by_the_ratio_that_was_measured_beside_the_baseline():
     """The baseline's own 8 ms were timed at another moment than the form's 4.4 ms."""
-    fast = form(
-        latency_ms=Measurement(4.4, "ms", 25, 4.3, 4.5), latency_ratio=Measurement(0.45, "×", 25, 0.44, 0.47)
-    )
+    fast = form(latency_ms=Measurement(4.4, "ms", 25, 4.3, 4.5), latency_ratio=Measurement(0.45, "×", 25, 0.44, 0.47))
     assert Budget.parse("latency<=50%").judge(fast, BASELINE).proven
     assert not Budget.parse("latency<=40%").judge(fast, BASELINE).met
 

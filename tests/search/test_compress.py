@@ -17,10 +17,12 @@ from torch import nn
 import packlight as pl
 from packlight.errors import ChildFailure, PacklightError
 from packlight.measure import Measurement, latency
+from packlight.networks import lenet300
+from packlight.passes.quantize import quantize
 from packlight.search import compress as module
 from packlight.search import workbench
 from packlight.search.budget import Budget
-from packlight.search.compress import candidates
+from packlight.search.candidates import candidates, thin_stems
 from packlight.search.prepare import Ground
 from packlight.targets import get
 from packlight.task import Data, Task, Workload
@@ -86,9 +88,31 @@ def search(monkeypatch):
 
 
 def test_int8_comes_first_then_the_float_forms_then_the_stand_in():
-    names = [(c.name, c.form, c.instead_of) for c in candidates(ORT, ("head",))]
+    tried = candidates(pl.load(lenet300(), torch.zeros(2, 1, 28, 28)), ORT, ("head",))
+    names = [(c.name, c.form, c.instead_of) for c in tried]
     assert names == [("int8", "float32", None), ("float16", "float16", None), ("int8-minmax", "float32", "int8")]
-    assert all(c.quantization is None or c.quantization.exclude == ("head",) for c in candidates(ORT, ("head",)))
+    assert all(c.quantization is None or c.quantization.exclude == ("head",) for c in tried)
+
+
+class TwoStems(nn.Module):
+    """Two convolutions read the image, one of them twelve copies of it; a third reads what they made."""
+
+    def __init__(self):
+        super().__init__()
+        self.thin, self.wide, self.later = nn.Conv2d(1, 6, 3), nn.Conv2d(12, 6, 3, groups=6), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x):
+        return self.later(self.thin(x * 2) + self.wide(x.expand(-1, 12, -1, -1))).flatten(1)
+
+
+def test_a_first_convolution_of_few_channels_is_also_tried_in_float():
+    model = pl.load(TwoStems(), torch.zeros(2, 1, 8, 8))
+    assert thin_stems(model) == ["thin"]
+    form = next(c for c in candidates(model, ORT, ("later",)) if c.name == "int8-float-stem")
+    assert form.quantization is not None and form.quantization.exclude == ("later", "thin") and form.instead_of is None
+    quantized = quantize(model, Task("x", calibration=images(4)[:, :, :8, :8]), ORT.numerics, form.quantization)
+    left = [n for n in quantized.notes if "excluded by name" in n]
+    assert {n.split()[0] for n in left} == {"thin", "later"}
 
 
 INT8 = form("int8", ratio=0.5, size=300_000, drop=0.2)
@@ -99,8 +123,8 @@ def test_the_best_ships_and_what_was_needless_is_named(search):
     bench = Bench([INT8, FLOAT16])
     result = search(bench)
     assert result.best.name == "int8" and result.met and result.proven
-    assert bench.asked == ["int8", "float16", "test", "closed"]
-    assert result.skipped == {"int8-minmax": "int8 keeps the budget already"}
+    assert bench.asked == ["int8", "int8-float-stem", "float16", "test", "closed"]
+    assert result.skipped["int8-minmax"] == "int8 keeps the budget already"
     assert [c.name for c in result.candidates] == ["int8", "float16"]
     assert (result.baseline.split, result.best.split, result.candidates[0].split) == ("test", "test", "validation")
     assert set(result.throughput) == {"baseline", "int8"}
@@ -155,7 +179,7 @@ def test_a_mistake_of_packlights_own_is_not_hidden(search):
 def test_after_the_time_limit_nothing_more_is_tried_and_the_best_so_far_ships(search):
     result = search(Bench([INT8, FLOAT16], took=10), time_limit=5)
     assert result.best.name == "int8"
-    assert result.skipped == dict.fromkeys(("float16", "int8-minmax"), "the time limit was reached")
+    assert result.skipped == dict.fromkeys(("int8-float-stem", "float16", "int8-minmax"), "the time limit was reached")
 
 
 def test_the_verdict_is_the_test_datas_not_the_choices(search):
@@ -312,7 +336,7 @@ def test_test_data_are_read_for_the_verdict_only():
 def test_a_tiny_time_limit_still_gives_an_answer(tmp_path):
     result = pl.compress(trained(), digits(), time_limit="0.001s")
     assert result.best.name == "baseline" and result.met
-    assert set(result.skipped) == {"int8", "float16", "int8-minmax"}
+    assert set(result.skipped) == {"int8", "int8-float-stem", "float16", "int8-minmax"}
     assert (result.save(tmp_path / "out") / "baseline.onnx").is_file()
 
 

@@ -324,5 +324,3 @@ def test_no_process_can_be_started_is_one_line(monkeypatch):
     with pytest.raises(PacklightError, match="cannot start a child process: Resource temporarily unavailable"):
         Child(Faulty())
     assert psutil.Process().num_fds() == before
-
-

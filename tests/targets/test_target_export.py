@@ -44,9 +44,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 def test_the_file_and_its_manifest_state_what_was_done(model, exporter, tmp_path, temporary):
-    made = export(
-        model, tmp_path / "net.bin", Faulty(), form="well", preprocessing={"mean": [0.5]}, exporter=exporter
-    )
+    made = export(model, tmp_path / "net.bin", Faulty(), form="well", preprocessing={"mean": [0.5]}, exporter=exporter)
     assert Artifact.open(tmp_path / "net.bin") == made
     facts = json.loads((tmp_path / "net.manifest.json").read_text())
     assert facts["files"] == {"net.bin": {"bytes": 14, "sha256": sha256(tmp_path / "net.bin")}}

@@ -1,6 +1,5 @@
 """packlight's own passes and sources meet the contracts that plug-ins are held to (targets: tests/targets)."""
 
-
 import torch
 
 from packlight.passes.fold import fold

@@ -20,7 +20,7 @@ import packlight as pl
 from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
 from packlight.task import Task
-from packlight.train import Distillation, Fit, fit
+from packlight.train import Distillation, Fit, Progress, fit, loop
 from packlight.train.loop import learning_rate_factor
 from packlight.train.losses import distillation_loss
 
@@ -152,12 +152,33 @@ SCRIPT = textwrap.dedent("""
 """).format(folder=str(Path(__file__).parent))
 
 
+def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(
+    fresh: pl.Model, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    recipe, seen = Fit(epochs=1, batch=64, learning_rate=0.05), []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress.step)
+        if progress.step == 9:
+            raise KeyboardInterrupt
+
+    whole = fit(fresh, task, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        fit(fresh, task, recipe, checkpoint=tmp_path / "run.ckpt", on_step=stop)
+    resumed = fit(fresh, task, recipe, checkpoint=tmp_path / "run.ckpt", on_step=lambda p: seen.append(p.step))
+    assert seen[8:10] == [9, 9]  # the step that was not saved is done again
+    tensors = resumed.named_tensors()
+    assert all(torch.equal(t, tensors[name]) for name, t in whole.named_tensors().items())
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kill_at",
     [
-        pytest.param(1, id="first step", marks=pytest.mark.slow),
-        pytest.param(19, id="end of an epoch", marks=pytest.mark.slow),
+        pytest.param(1, id="first step"),
+        pytest.param(19, id="end of an epoch"),
         pytest.param(30, id="middle of an epoch"),
     ],
 )
