@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +26,50 @@ from packlight import networks
 from packlight.measure.quality import evaluate
 from packlight.model import statistics
 from packlight.task import Task
+from packlight.task.readers import sentence_encoder_files
 from packlight.train import Fit, Progress, fit
 
 ROOT = Path(__file__).parent.parent
 COMMITTED, DEMO, CACHED = ROOT / "benchmarks/networks", ROOT / "packlight/data", ROOT / ".data/networks"
+
 CLASSIC = Fit(epochs=20, learning_rate=0.05)
 RESIDUAL = Fit(epochs=30, learning_rate=0.1, precision="bf16", channels_last=True)
+SEPARABLE = Fit(epochs=14, learning_rate=0.1, channels_last=True)
+SPEECH = Fit(epochs=30, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
+TEXT = Fit(epochs=12, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
+TUNED = Fit(epochs=2, batch=16, learning_rate=5e-5, optimizer="adamw", weight_decay=0.01)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """make(): the network with fresh weights. out: the folder. stem: the file's name where it is not the recipe's."""
+    """make(): the network, its fresh weights from torch's seed. out: the folder. stem: of the files' names, where it
+    is not the recipe's. augment: whether training uses the task's augmentation."""
 
     make: Callable[[], nn.Module]
     task: str
-    recipe: Fit
-    out: Path
+    how: Fit
+    out: Path = CACHED
     stem: str = ""
-    about: dict[str, Any] = field(default_factory=dict)
+    augment: bool = True
+
+
+def pretrained(classes: int) -> nn.Module:
+    """The sentence encoder with its published weights and a fresh head."""
+    return networks.sentence_classifier(classes, sentence_encoder_files()["model.safetensors"])
 
 
 RECIPES = {
     "resnet20": Recipe(networks.resnet20, "fashion-mnist", RESIDUAL, DEMO, "resnet20_fashion_mnist"),
-    "lenet300": Recipe(networks.lenet300, "fashion-mnist", CLASSIC, COMMITTED),
+    "lenet300": Recipe(networks.lenet300, "fashion-mnist", CLASSIC, COMMITTED, augment=False),
     "lenet5": Recipe(networks.lenet5, "fashion-mnist", CLASSIC, COMMITTED),
-    "mobilenet_v2_small": Recipe(
-        networks.mobilenet_v2_small, "fashion-mnist", Fit(epochs=14, learning_rate=0.1, channels_last=True), COMMITTED
-    ),
+    "mobilenet_v2_small": Recipe(networks.mobilenet_v2_small, "fashion-mnist", SEPARABLE, COMMITTED),
+    "unet": Recipe(networks.unet, "fashion-scenes", Fit(epochs=8, batch=32, learning_rate=0.1), COMMITTED),
+    "ds_cnn": Recipe(networks.ds_cnn, "mandarin-tones", SPEECH),
+    "conformer": Recipe(networks.conformer, "mandarin-tones", SPEECH),
+    "lstm_bbc": Recipe(lambda: networks.lstm_classifier(5), "bbc-news", TEXT),
+    "lstm_spam": Recipe(lambda: networks.lstm_classifier(2), "spam-assassin", TEXT),
+    "sentence_bbc": Recipe(lambda: pretrained(5), "bbc-news", TUNED),
+    "sentence_spam": Recipe(lambda: pretrained(2), "spam-assassin", TUNED),
 }
 
 
@@ -66,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.list or options.name is None:
         for name, recipe in RECIPES.items():
-            print(f"{name}: {recipe.task}, {recipe.recipe}")
+            print(f"{name}: {recipe.task}, {recipe.how}")
         return
     torch.set_num_threads(options.threads)
     train(options.name, RECIPES[options.name], options.seed, options.epochs)
@@ -74,8 +91,10 @@ def main() -> None:
 
 def train(name: str, recipe: Recipe, seed: int, epochs: float | None) -> None:
     """One network from its seed to its files."""
-    how = replace(recipe.recipe, seed=seed, epochs=epochs or recipe.recipe.epochs)
+    how = replace(recipe.how, seed=seed, epochs=epochs or recipe.how.epochs)
     task = Task.named(recipe.task)
+    if not recipe.augment:
+        task = replace(task, augment=None)
     torch.manual_seed(seed)
     example = tuple(torch.from_numpy(x) for x in next(task.data("calibration").batches(2)).inputs)
     model = pl.load(recipe.make(), example, name=name)
@@ -86,11 +105,15 @@ def train(name: str, recipe: Recipe, seed: int, epochs: float | None) -> None:
     stem = recipe.stem or name
     trained.save(recipe.out / f"{stem}.plm")
     found = statistics(trained)
-    facts = {"network": name, "task": recipe.task, "seed": seed, "recipe": str(how), "params": found.params,
-             "macs": found.macs, "minutes": round((time.monotonic() - began) / 60, 1), "scores": {}}  # fmt: skip
+    facts: dict[str, Any] = {
+        "network": name, "task": recipe.task, "augmented": bool(task.augment), "seed": seed, "recipe": str(how),
+        "params": found.params, "macs": found.macs, "minutes": round((time.monotonic() - began) / 60, 1), "scores": {},
+    }  # fmt: skip
     for split in ("validation", "test"):
         score = evaluate(trained, task, split).measurement
-        facts["scores"][split] = {"accuracy": score.value, "low": score.low, "high": score.high, "n": score.n}
+        facts["scores"][split] = {
+            task.measure_with.name: score.value, "low": score.low, "high": score.high, "n": score.n
+        }  # fmt: skip
         print(f"{split}: {score.value:.2f} % [{score.low:.2f}, {score.high:.2f}] of {score.n:,}")
     (recipe.out / f"{stem}.json").write_text(json.dumps(facts, indent=2) + "\n")
 

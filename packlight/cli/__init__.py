@@ -34,7 +34,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 ModelArgument = Annotated[str, typer.Argument(help="A saved .plm file, or module:factory of your own code.")]
 TaskOption = Annotated[
-    str, typer.Option("--task", help="fashion-mnist, fashion-mnist-demo, or a .py file that defines `task`.")
+    str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
 ]
 TargetOption = Annotated[str, typer.Option("--target", help="The runtime; `packlight targets` lists them.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

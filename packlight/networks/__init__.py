@@ -3,5 +3,21 @@
 from packlight.networks.lenet import lenet5, lenet300
 from packlight.networks.mobilenet import mobilenet_v2, mobilenet_v2_small
 from packlight.networks.resnet import resnet20, resnet50
+from packlight.networks.speech import conformer, ds_cnn
+from packlight.networks.text import lstm_classifier, sentence_classifier, sentence_encoder
+from packlight.networks.unet import unet
 
-__all__ = ["lenet5", "lenet300", "mobilenet_v2", "mobilenet_v2_small", "resnet20", "resnet50"]
+__all__ = [
+    "conformer",
+    "ds_cnn",
+    "lenet5",
+    "lenet300",
+    "lstm_classifier",
+    "mobilenet_v2",
+    "mobilenet_v2_small",
+    "resnet20",
+    "resnet50",
+    "sentence_classifier",
+    "sentence_encoder",
+    "unet",
+]

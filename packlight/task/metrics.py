@@ -126,6 +126,50 @@ def recall() -> Metric:
     return Metric("recall", _predictions, aggregate)
 
 
+def mean_iou() -> Metric:
+    """Mean intersection over union in percent, for segmentation: scores [n, classes, …], labels [n, …].
+
+    Pixels of all samples are counted together a class; the mean is over classes that occur in labels or predictions
+    (Everingham et al. 2015, section 3.3).
+    """
+
+    def per_sample(outputs: Sequence[Array], targets: Array) -> Array:
+        scores, labels = _logits(outputs, targets)
+        classes = np.arange(scores.shape[1])
+        if scores.ndim < 3:
+            raise PacklightError(f"mean_iou needs scores [n, classes, …] a pixel, got {list(scores.shape)}")
+        mine = scores.argmax(1).reshape(len(scores), -1, 1) == classes
+        theirs = labels.reshape(len(labels), -1, 1) == classes
+        return np.concatenate([(mine & theirs).sum(1), (mine | theirs).sum(1)], axis=1).astype(np.float64)
+
+    def aggregate(rows: Array) -> float:
+        both, either = np.split(rows.sum(0), 2)
+        seen = either > 0
+        return 100.0 * float(np.mean(both[seen] / either[seen]))
+
+    return Metric("mean_iou", per_sample, aggregate)
+
+
+def perplexity() -> Metric:
+    """exp of the mean negative log-likelihood a token, of scores [n, classes, …] and labels [n, …]; lower is better.
+
+    Tokens count alike where every sample has as many of them.
+    """
+
+    def per_sample(outputs: Sequence[Array], targets: Array) -> Array:
+        from scipy.special import logsumexp
+
+        scores, labels = _logits(outputs, targets)
+        scores = scores.astype(np.float64)
+        own = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
+        loss = logsumexp(scores, axis=1) - own
+        return loss.reshape(len(loss), -1).mean(axis=1, keepdims=True)
+
+    return Metric(
+        "perplexity", per_sample, lambda rows: float(np.exp(rows.mean())), unit="perplexity", higher_is_better=False
+    )
+
+
 def mean_squared_error() -> Metric:
     """Mean squared error over all elements of the first output, for regression; lower is better."""
 
@@ -140,12 +184,13 @@ def mean_squared_error() -> Metric:
 
 
 NAMED: dict[str, Callable[[], Metric]] = {
-    "accuracy": accuracy, "top5": lambda: top_k(5), "f1": f1, "recall": recall, "mse": mean_squared_error,
+    "accuracy": accuracy, "top5": lambda: top_k(5), "f1": f1, "recall": recall, "mean_iou": mean_iou,
+    "perplexity": perplexity, "mse": mean_squared_error,
 }  # fmt: skip
 
 
 def metric(name: str | Metric) -> Metric:
-    """A metric by name ("accuracy", "top5", "f1", "recall", "mse"), or the one given."""
+    """A metric by name ("accuracy", "top5", "f1", "recall", "mean_iou", "perplexity", "mse"), or the one given."""
     if isinstance(name, Metric):
         return name
     if name not in NAMED:

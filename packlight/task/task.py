@@ -39,9 +39,10 @@ class Task:
     calibration: unlabelled or labelled, never test data; the first 256 training samples when not given.
     train: labelled, for fine-tuning. validation: what choices may look at. test: what verdicts are given on,
     never looked at by a search. Each may be arrays, (inputs, targets), a torch DataLoader, or Data.
-    metric: a name ("accuracy", "top5", "f1", "recall", "mse") or a Metric. loss: "cross_entropy", "mse" or
-    a callable (outputs, targets) -> scalar tensor. augment: (inputs tensor [n, …], generator) -> the same
-    shape, for training only. preprocessing: facts about the inputs that travel with the artifact.
+    metric: a name ("accuracy", "top5", "f1", "recall", "mean_iou", "perplexity", "mse") or a Metric.
+    loss: "cross_entropy", "mse" or a callable (outputs, targets) -> scalar tensor. augment: (inputs tensor
+    [n, …], generator) -> the same shape, for training only. preprocessing: facts about the inputs that travel
+    with the artifact.
     """
 
     name: str = "task"

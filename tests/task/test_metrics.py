@@ -10,6 +10,7 @@ from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
     f1_score,
+    jaccard_score,
     mean_squared_error,
     top_k_accuracy_score,
 )
@@ -192,3 +193,31 @@ def test_numbers_agree_within_one_percent_of_the_samples_largest():
 
 def test_a_number_that_is_nan_does_not_agree():
     assert agreement_rows(np.array([[np.nan]]), np.array([[1.0]])).ravel().tolist() == [0]
+
+
+def test_mean_iou_counts_the_pixels_of_all_samples_together():
+    random = np.random.default_rng(0)
+    labels, scores = random.integers(0, 3, (5, 6, 4)), random.normal(size=(5, 4, 6, 4))
+    scores[:, 3] = -9  # a class that nobody has and nobody predicts does not count
+    found = metric("mean_iou").aggregate(metric("mean_iou").per_sample((scores,), labels))
+    expected = jaccard_score(labels.ravel(), scores.argmax(1).ravel(), average="macro")
+    assert found == pytest.approx(100 * expected)
+
+
+def test_perplexity_of_an_even_guess_is_the_number_of_words():
+    measure = metric("perplexity")
+    rows = measure.per_sample([np.zeros((3, 50, 7), np.float32)], np.full((3, 7), 4))
+    assert rows.shape == (3, 1) and measure.aggregate(rows) == pytest.approx(50)
+    assert not measure.higher_is_better
+
+
+def test_perplexity_by_hand():
+    """Two tokens that get 1/2 and 1/8: exp(mean of ln 2 and ln 8) = 4."""
+    scores = np.log([[[1 / 2, 3 / 8], [1 / 4, 1 / 8], [1 / 4, 1 / 2]]])
+    measure = metric("perplexity")
+    assert measure.aggregate(measure.per_sample([scores], np.array([[0, 1]]))) == pytest.approx(4)
+
+
+def test_perplexity_of_other_shapes_is_refused():
+    with pytest.raises(PacklightError, match="do not fit labels"):
+        metric("perplexity").per_sample([np.zeros((3, 7, 50))], np.zeros((3, 7), np.int64))

@@ -1,15 +1,12 @@
-"""Built-in tasks on real data: looked for locally, never downloaded without being asked."""
+"""Fashion-MNIST, whole and as the small part inside the package."""
 
 from __future__ import annotations
 
 import gzip
 import math
-import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,8 @@ from numpy.typing import NDArray
 
 from packlight.errors import PacklightError
 from packlight.task.data import ArrayData
+from packlight.task.readers.places import find_folder
+from packlight.task.readers.splits import content_id, distinct
 from packlight.task.task import Task
 
 Array = NDArray[Any]
@@ -28,7 +27,6 @@ FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
 _VALIDATION, _CALIBRATION = 5000, 512
-_SYSTEM_DATA = "/usr/share/datasets"
 
 
 def fashion_mnist() -> Task:
@@ -39,10 +37,10 @@ def fashion_mnist() -> Task:
     set, are dropped (by content hash); of the rest, in the order of their hashes, the first 5,000 are
     validation, the next 512 calibration (also in training), and all but validation are for training.
     """
-    folder = _find("fashion-mnist")
+    folder = find_folder("fashion-mnist")
     train_x, train_y = _idx(folder, "train-images-idx3", 3), _idx(folder, "train-labels-idx1", 1)
     test_x, test_y = _idx(folder, "t10k-images-idx3", 3), _idx(folder, "t10k-labels-idx1", 1)
-    order = _by_hash(train_x, exclude=test_x)
+    order = distinct(_ids(train_x), exclude=_ids(test_x))
     validation, train = order[:_VALIDATION], order[_VALIDATION:]
     return _fashion_task(
         "fashion-mnist",
@@ -97,16 +95,6 @@ def shift_and_flip(images: Any, generator: Any, pixels: int = 2) -> Any:
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def _find(folder: str) -> Path:
-    places = [os.environ.get("PACKLIGHT_DATA", ""), ".data", _SYSTEM_DATA]
-    for place in filter(None, places):
-        if (Path(place) / folder).is_dir():
-            return Path(place) / folder
-    raise PacklightError(
-        f"no folder {folder!r} in $PACKLIGHT_DATA, ./.data or {_SYSTEM_DATA}; `scripts/get_data.sh` puts it in ./.data"
-    )
-
-
 def _idx(folder: Path, stem: str, axes: int) -> Array:
     """An IDX file of unsigned bytes (the MNIST format): magic, sizes as big-endian int32, data."""
     path = folder / f"{stem}-ubyte.gz"
@@ -127,20 +115,5 @@ def _idx(folder: Path, stem: str, axes: int) -> Array:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _by_hash(images: Array, exclude: Array) -> Array:
-    """Positions of the distinct images that are not in `exclude`, ordered by the hash of their content."""
-    from hashlib import sha256
-
-    seen = {sha256(x.tobytes()).digest() for x in exclude}
-    first: dict[bytes, int] = {}
-    for i, image in enumerate(images):
-        key = sha256(image.tobytes()).digest()
-        if key not in seen:
-            first.setdefault(key, i)
-    return np.array([first[k] for k in sorted(first)])
-
-
-READERS: dict[str, Callable[[], Task]] = {
-    "fashion-mnist": cache(fashion_mnist),
-    "fashion-mnist-demo": cache(fashion_mnist_demo),
-}
+def _ids(images: Array) -> list[str]:
+    return [content_id(image.tobytes()) for image in images]
