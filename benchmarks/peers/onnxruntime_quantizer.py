@@ -1,0 +1,98 @@
+"""ONNX Runtime and its own quantizers: the float file, static int8 in three layouts, and dynamic int8.
+
+Static: quant_pre_process, then quantize_static with uint8 activations and int8 weights, min-max ranges (the
+quantizer's default) of the calibration samples. Dynamic: quantize_dynamic, weights int8, activations measured at run
+time; ONNX Runtime has no fast kernel for its ConvInteger nodes, so convolutions come out many times slower than float.
+https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from serving import THREADS, Array, Form, Job, Run, serve
+
+SAMPLES, CALIBRATION_BATCH = 256, 16
+
+
+def floating(job: Job) -> dict[str, Any]:
+    shutil.copy(job.folder / "float.onnx", job.made / "model.onnx")
+    return {}
+
+
+def static(job: Job, layout: str, per_channel: bool) -> dict[str, Any]:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    samples = job.data("calibration")[0][:SAMPLES]
+    name = input_name(job.folder / "float.onnx")
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            starts = range(0, len(samples), CALIBRATION_BATCH)
+            self.batches = iter([{name: samples[i : i + CALIBRATION_BATCH]} for i in starts])
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        quantize_static(
+            prepared(job, folder), str(job.made / "model.onnx"), Reader(), quant_format=QuantFormat[layout],
+            per_channel=per_channel, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+    return {"format": layout, "per_channel": per_channel, "types": "u8s8", "samples": len(samples)}
+
+
+def dynamic(job: Job) -> dict[str, Any]:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        quantize_dynamic(
+            prepared(job, folder), str(job.made / "model.onnx"), per_channel=True, weight_type=QuantType.QInt8
+        )
+    return {"format": "dynamic", "per_channel": True, "weights": "int8"}
+
+
+def prepared(job: Job, folder: str) -> str:
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    path = str(Path(folder) / "prepared.onnx")
+    quant_pre_process(str(job.folder / "float.onnx"), path, skip_symbolic_shape=True)
+    return path
+
+
+def input_name(path: Path) -> str:
+    import onnx
+
+    return onnx.load(str(path), load_external_data=False).graph.input[0].name
+
+
+def session(job: Job) -> Run:
+    """The one .onnx file of a folder in ONNX Runtime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.inter_op_num_threads = 1
+    opened = onnxruntime.InferenceSession(str(job.made / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    name = opened.get_inputs()[0].name
+
+    def run(x: Array) -> Array:
+        return opened.run(None, {name: x})[0]
+
+    return run
+
+
+FORMS = [
+    Form("float", floating, session),
+    Form("static-qdq", partial(static, layout="QDQ", per_channel=True), session),
+    Form("static-qdq-per-tensor", partial(static, layout="QDQ", per_channel=False), session, quick=False),
+    Form("static-qoperator", partial(static, layout="QOperator", per_channel=True), session, quick=False),
+    Form("dynamic", dynamic, session),
+]
+
+if __name__ == "__main__":
+    serve(FORMS, {"onnxruntime": "onnxruntime.quantization"})

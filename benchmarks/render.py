@@ -1,0 +1,140 @@
+"""Markdown tables from the ledger, printed or put into the blocks of README.md and docs/*.md.
+
+A block is `<!-- table: bench MODE CASE … -->` up to `<!-- end of table -->`; CASE may be a shell pattern.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from benchmarks import ROOT
+from benchmarks.case import CASES
+from benchmarks.forms import FLOAT, OURS
+from benchmarks.interleave import ratio
+from benchmarks.ledger import DONE, FAILED, SKIPPED, Row, Rows, cases
+from packlight.errors import PacklightError
+from packlight.files import write_text
+from packlight.measure import Measurement
+
+BATCHES = (1, 16)
+_HEAD = (
+    "| network | form | kB | times smaller | ms, batch 1 | times faster | ms, batch 16 | times faster "
+    "| accuracy % | drop, points [95 %] |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
+_BLOCK = re.compile(r"(<!-- table: bench (\w+) ([^>]*?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_NONE = "–"
+
+
+def everything(rows: Sequence[Row], mode: str) -> str:
+    """The table of every complete case of a mode."""
+    found = cases(rows, mode)
+    if not found:
+        raise PacklightError(f"the ledger has no complete {mode} case; `python -m benchmarks run` measures")
+    return table(found)
+
+
+def table(found: dict[str, Rows]) -> str:
+    """One table of several cases; under it packlight's forms against the fastest of the others, what is missing, and
+    when, where and on what commit each case was measured."""
+    lines = [_HEAD]
+    for name, rows in found.items():
+        lines += [_line(name, form, rows) for form, what, _ in rows if what == "file_bytes"]
+    remarks = [remark for name, rows in found.items() for remark in (*_rivals(name, rows), *_missing(name, rows))]
+    remarks += [provenance(name, rows) for name, rows in found.items()]
+    return "\n".join([*lines, "", *remarks])
+
+
+def provenance(name: str, rows: Rows) -> str:
+    """Which command measured a case, when, where, and on what commit."""
+    row = next(iter(rows.values()))
+    machine, dirty = row.machine, " with uncommitted changes" if row.dirty else ""
+    seconds, quick = rows["", DONE, None].value or 0.0, "--quick " if row.mode == "quick" else ""
+    return (
+        f"* {name}: `python -m benchmarks run {quick}--only {name}`, {row.time[:16]} UTC, commit {row.commit[:12]}"
+        f"{dirty}, {machine.get('processor')}, {machine.get('cores')} cores, one thread, {seconds:.0f} s."
+    )
+
+
+def write(rows: Sequence[Row]) -> Iterator[Path]:
+    """Fill every block of README.md and docs/*.md and draw the plots; the files that changed."""
+    from benchmarks.plot import draw
+
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        old = path.read_text(encoding="utf-8")
+        new = fill(old, rows, path.name)
+        if new != old:
+            write_text(path, new)
+            yield path
+    if full := cases(rows, "full"):
+        yield draw(full, ROOT / "docs" / "benchmarks.svg")
+
+
+def fill(text: str, rows: Sequence[Row], where: str) -> str:
+    """A document with its blocks filled."""
+
+    def block(match: re.Match[str]) -> str:
+        start, mode, patterns, end = match.groups()
+        found = cases(rows, mode)
+        wanted = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
+        if not wanted and not any(fnmatchcase(case.name, p) for case in CASES for p in patterns.split()):
+            raise PacklightError(f"{where}: no case fits {patterns!r}; there are {', '.join(c.name for c in CASES)}")
+        return f"{start}{table(wanted) if wanted else 'Not measured yet.'}\n{end}"
+
+    return _BLOCK.sub(block, text)
+
+
+def _line(case: str, form: str, rows: Rows) -> str:
+    size, smaller = rows[form, "file_bytes", None], rows[form, "times_smaller", None]
+    cells = [case, form, f"{(size.value or 0) / 1e3:,.1f}", f"{smaller.value:.2f}"]
+    for batch in BATCHES:
+        time, against = rows.get((form, "latency_ms", batch)), rows.get((form, "latency_ratio", batch))
+        cells.append(f"{time.value:.3f}" if time else _NONE)
+        cells.append(_speed(against) if against else _NONE)
+    quality, drop = rows.get((form, "accuracy", None)), rows.get((form, "drop_points", None))
+    cells.append(f"{quality.value:.2f}" if quality else _NONE)
+    cells.append(_interval(drop) if drop else _NONE)
+    return "| " + " | ".join(cells) + " |"
+
+
+def _rivals(case: str, rows: Rows) -> Iterator[str]:
+    """A sentence a form of ours: its speed against the fastest form of the other libraries, timed in the same run."""
+    timed = list(dict.fromkeys(form for form, what, _ in rows if what == "latency_ms"))
+    for mine in (form for form in timed if form.startswith(OURS)):
+        told = []
+        for batch in BATCHES:
+            others = [f for f in timed if f != FLOAT and not f.startswith(OURS) and (f, "latency_ms", batch) in rows]
+            if others and (mine, "latency_ms", batch) in rows:
+                against = {f: _ratio(rows, mine, f, batch) for f in others}
+                fastest = max(against, key=lambda f: against[f].value)
+                told.append(f"{_speed(against[fastest])} (batch {batch}; {fastest})")
+        if told:
+            agrees = rows.get((mine, "model_agreement", None))
+            also = f"; file and Model agree on {agrees.value:.2f} % of {agrees.n:,} test images" if agrees else ""
+            yield f"* {case}, {mine}: {' and '.join(told)} times the speed of the fastest form of others{also}."
+
+
+def _missing(case: str, rows: Rows) -> Iterator[str]:
+    """A sentence for all forms that were skipped or failed for the same reason."""
+    why: dict[tuple[str, str], list[str]] = {}
+    for (form, what, _), row in rows.items():
+        if what in (SKIPPED, FAILED):
+            why.setdefault((what, row.detail["reason"]), []).append(form)
+    for (what, reason), forms in why.items():
+        yield f"* {case}, {what}: {', '.join(forms)} ({reason})."
+
+
+def _ratio(rows: Rows, mine: str, theirs: str, batch: int) -> Measurement:
+    return ratio(*(rows[form, "latency_ms", batch].detail["rounds"] for form in (mine, theirs)))
+
+
+def _speed(found: Row | Measurement) -> str:
+    """A ratio of times as how many times faster, with its interval."""
+    assert found.value and found.low and found.high
+    return f"{1 / found.value:.2f} [{1 / found.high:.2f}, {1 / found.low:.2f}]"
+
+
+def _interval(row: Row) -> str:
+    return f"{row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"

@@ -1,0 +1,70 @@
+"""packlight's forms on ONNX Runtime, and the fair float file that every form of every library is compared with."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.peers.serving import THREADS, Array, Form, Job, Run, serve
+
+SAMPLES = 256
+WITH_THIN_STEM = ("resnet*", "mobilenet*", "lenet5")
+
+
+def floating(job: Job) -> dict[str, Any]:
+    shutil.copy(job.folder / "float.onnx", job.made / "model.onnx")
+    return {}
+
+
+def halved(job: Job) -> dict[str, Any]:
+    import packlight as pl
+
+    _export(pl.load(job.folder / "network.plm"), job, "float16")
+    return {"form": "float16"}
+
+
+def int8(job: Job, float_stem: bool) -> dict[str, Any]:
+    import packlight as pl
+    from packlight.search.candidates import thin_stems
+
+    model = pl.load(job.folder / "network.plm")
+    stems = thin_stems(model) if float_stem else []
+    calibration = pl.Task(calibration=job.data("calibration")[0])
+    small = pl.quantize(model, calibration, samples=SAMPLES, exclude=stems)
+    _export(small, job, "float32")
+    small.save(job.folder / f"{job.made.name}.plm")  # for the harness: does the file compute what the Model does?
+    return {"ranges": "mse", "samples": SAMPLES, "exclude": stems, "model": f"{job.made.name}.plm"}
+
+
+def session(job: Job) -> Run:
+    """As packlight itself opens a file."""
+    from packlight.targets.onnxruntime import OnnxRuntime
+
+    opened = OnnxRuntime().open(job.made / "model.onnx", THREADS)
+
+    def run(x: Array) -> Array:
+        return opened.run([x])[0]
+
+    return run
+
+
+def _export(model: Any, job: Job, form: str) -> None:
+    """The .onnx alone: the manifest that packlight writes beside it is not deployed."""
+    import packlight as pl
+
+    with TemporaryDirectory() as folder:
+        shutil.move(pl.export(model, Path(folder) / "model.onnx", form=form).path, job.made / "model.onnx")
+
+
+FORMS = [
+    Form("float32", floating, session),
+    Form("int8", partial(int8, float_stem=False), session),
+    Form("int8-float-stem", partial(int8, float_stem=True), session, WITH_THIN_STEM),
+    Form("float16", halved, session, quick=False),
+]
+
+if __name__ == "__main__":
+    serve(FORMS, {"packlight": "packlight", "torch": "torch", "onnxruntime": "onnxruntime"})

@@ -1,0 +1,67 @@
+"""Tables in documents, and the plot."""
+
+import pytest
+from made_rows import made_case, made_row
+
+from benchmarks.ledger import cases
+from benchmarks.plot import draw
+from benchmarks.render import everything, fill
+from packlight import PacklightError
+
+N = 100
+ROWS = made_case({
+    "float32": {"bytes": 1_000_000, "right": [True] * N, "rounds": [1e-3] * 9},
+    "packlight int8": {"bytes": 250_000, "right": [False] + [True] * (N - 1), "rounds": [0.5e-3] * 9},
+    "peer int8": {"bytes": 300_000, "right": [True] * N, "rounds": [0.8e-3] * 9},
+    "peer stored": {"bytes": 100_000, "right": [False] * 50 + [True] * 50},
+})  # fmt: skip
+ROWS[:0] = [made_row(f"other {form}", "failed", reason="no licence") for form in ("int4", "int2")]
+OTHERS = "intro\n<!-- table: benchmarks/results/spine.md -->\nold\n<!-- end of table -->\n"
+DOCUMENT = OTHERS + "<!-- table: bench quick n* -->\nold\n<!-- end of table -->\noutro\n"
+
+
+def test_a_block_is_filled_and_the_rest_stays():
+    filled = fill(DOCUMENT, ROWS, "README.md")
+    assert filled.startswith(OTHERS + "<!-- table: bench quick n* -->\n| network |")
+    assert filled.endswith("\n<!-- end of table -->\noutro\n")
+    assert fill(filled, ROWS, "README.md") == filled
+
+
+def test_a_line_tells_size_speed_and_accuracy_with_intervals():
+    (line,) = (line for line in everything(ROWS, "quick").splitlines() if line.startswith("| net | packlight int8 |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:6] == ["250.0", "4.00", "0.500", "2.00 [2.00, 2.00]"]
+    assert cells[6:8] == ["–", "–"]
+    assert cells[8] == "99.00"
+    assert cells[9].startswith("+1.00 [")
+
+
+def test_ours_is_compared_with_the_fastest_of_the_others_in_the_same_rounds():
+    assert "* net, packlight int8: 1.60 [1.60, 1.60] (batch 1; peer int8) times the speed" in everything(ROWS, "quick")
+
+
+def test_what_failed_is_said_with_the_reason():
+    assert "* net, failed: other int4, other int2 (no licence)." in everything(ROWS, "quick")
+
+
+def test_a_block_of_an_unknown_case_is_an_error():
+    with pytest.raises(PacklightError, match=r"README\.md: no case fits 'resnet19'; there are resnet20,"):
+        fill(DOCUMENT.replace("quick n*", "full resnet19"), ROWS, "README.md")
+
+
+def test_a_block_of_a_case_that_was_not_measured_says_so():
+    filled = fill(DOCUMENT.replace("quick n*", "full resnet20"), ROWS, "README.md")
+    assert "<!-- table: bench full resnet20 -->\nNot measured yet.\n<!-- end of table -->" in filled
+
+
+def test_a_ledger_without_the_mode_is_an_error():
+    with pytest.raises(PacklightError, match="no complete full case"):
+        everything(ROWS, "full")
+
+
+def test_the_plot_shows_every_form_and_is_the_same_each_time(tmp_path):
+    pytest.importorskip("matplotlib", reason="pip install 'packlight[dev]'")
+    found = cases(ROWS, "quick")
+    first, second = (draw(found, tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
+    assert first == second
+    assert all(f">{form}</text>" in first for form in ("float32", "packlight int8", "peer int8", "peer stored"))

@@ -1,0 +1,48 @@
+"""Running cases: what is complete is passed over, and a case that dies is a row with the reason."""
+
+import subprocess
+
+import pytest
+from made_rows import made_case
+
+from benchmarks import ROOT
+from benchmarks.case import Case
+from benchmarks.ledger import append, read
+from benchmarks.run import _state, run
+
+CASE = Case("no-such-case", "packlight.networks:lenet300", (1, 28, 28))
+
+if subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, cwd=ROOT).returncode:
+    pytest.skip("rows carry the commit, and this is no git checkout", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def no_forms(monkeypatch):
+    """No environment is made for the forms of a case that cannot run."""
+    monkeypatch.setattr("benchmarks.run.discover", lambda: ([], {}))
+
+
+def run_id():
+    commit, changes = _state()
+    return f"quick-{commit[:12]}{'-' + changes if changes else ''}"
+
+
+def test_a_case_that_this_code_measured_completely_is_passed_over(tmp_path, capsys):
+    ledger = tmp_path / "ledger.jsonl"
+    append(ledger, made_case({"float32": {"bytes": 10}}, {"run": run_id(), "case": CASE.name}))
+    before = ledger.read_bytes()
+    run([CASE], True, ledger)
+    assert ledger.read_bytes() == before
+    assert "no-such-case: complete in" in capsys.readouterr().err
+
+
+def test_a_case_that_dies_is_a_row_with_the_reason_and_is_tried_again(tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    append(ledger, made_case({"float32": {"bytes": 10}}, {"run": "quick-older code", "case": CASE.name}))
+    whole = len(read(ledger))
+    for attempt in (1, 2):
+        run([CASE], True, ledger)
+        added = read(ledger)[whole:]
+        assert [(row.what, row.form) for row in added] == [("failed", "")] * attempt
+    assert added[0].detail["reason"] == "case no-such-case ended with exit code 2: see above"
+    assert (added[0].run, added[0].commit) == (run_id(), _state()[0])
