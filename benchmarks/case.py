@@ -25,14 +25,16 @@ class Case:
     """A network on a task. Everything but `quick` and the batches also goes to the forms, in job.json.
 
     factory: "module:function" of the torch module, called with `options`. saved: the trained `.plm` file; None: random
-    weights, of which only latency and bytes mean anything. shape: of one sample. quick: whether quick mode has it.
-    batches, quick_batches: whose latency is taken.
+    weights, of which only latency and bytes mean anything. shape: of one sample. task: of a trained network.
+    quick: whether quick mode has it, on the demo's part of Fashion-MNIST. batches, quick_batches: whose latency is
+    taken.
     """
 
     name: str
     factory: str
     shape: tuple[int, ...]
     saved: str | None = None
+    task: str = "fashion-mnist"
     options: Mapping[str, Any] = field(default_factory=dict)
     quick: bool = True
     batches: tuple[int, ...] = (1, 16)
@@ -50,7 +52,7 @@ class Case:
     def task_name(self, quick: bool) -> str:
         if not self.trained:
             return "noise"
-        return "fashion-mnist-demo" if quick else "fashion-mnist"
+        return f"{self.task}-demo" if quick and self.task == "fashion-mnist" else self.task
 
     def load(self, quick: bool) -> tuple[pl.Model, Task]:
         """The network and its task; Absent says what is missing."""
@@ -93,6 +95,7 @@ CASES = (
     Case("lenet5", f"{_NETWORKS}:lenet5", (1, 28, 28), "benchmarks/networks/lenet5.plm"),
     Case("mobilenet_v2_small", f"{_NETWORKS}:mobilenet_v2_small", (1, 28, 28),
          "benchmarks/networks/mobilenet_v2_small.plm"),
+    Case("ds_cnn", f"{_NETWORKS}:ds_cnn", (10_240,), ".data/networks/ds_cnn.plm", "mandarin-tones", quick=False),
     Case("mobilenet_v2-224", f"{_NETWORKS}:mobilenet_v2", (3, 224, 224), quick=False),
     Case("resnet50-224", f"{_NETWORKS}:resnet50", (3, 224, 224), quick=False),
 )  # fmt: skip

@@ -183,7 +183,7 @@ FORMS = [
     Form("float32-zstd", partial(with_zstd, form="float32"), from_zstd, timed=False),
     Form("float16-zstd", partial(with_zstd, form="float16"), from_zstd, timed=False),
     Form("int8-zstd", partial(with_zstd, form="int8"), from_zstd, timed=False),
-    Form("k-means-huffman", with_huffman, from_huffman, timed=False),
+    Form("k-means-huffman", with_huffman, from_huffman, timed=False, quick=False),
 ]
 
 if __name__ == "__main__":

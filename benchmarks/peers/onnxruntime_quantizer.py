@@ -1,4 +1,4 @@
-"""ONNX Runtime and its own quantizers: the float file, static int8 in three layouts, and dynamic int8.
+"""ONNX Runtime's own quantizers: static int8 in three layouts, and dynamic int8.
 
 Static: quant_pre_process, then quantize_static with uint8 activations and int8 weights, min-max ranges (the
 quantizer's default) of the calibration samples. Dynamic: quantize_dynamic, weights int8, activations measured at run
@@ -8,7 +8,6 @@ https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,6 @@ from typing import Any
 from serving import THREADS, Array, Form, Job, Run, serve
 
 SAMPLES, CALIBRATION_BATCH = 256, 16
-
-
-def floating(job: Job) -> dict[str, Any]:
-    shutil.copy(job.folder / "float.onnx", job.made / "model.onnx")
-    return {}
 
 
 def static(job: Job, layout: str, per_channel: bool) -> dict[str, Any]:
@@ -87,7 +81,6 @@ def session(job: Job) -> Run:
 
 
 FORMS = [
-    Form("float", floating, session),
     Form("static-qdq", partial(static, layout="QDQ", per_channel=True), session),
     Form("static-qdq-per-tensor", partial(static, layout="QDQ", per_channel=False), session, quick=False),
     Form("static-qoperator", partial(static, layout="QOperator", per_channel=True), session, quick=False),

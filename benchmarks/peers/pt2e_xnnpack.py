@@ -91,7 +91,7 @@ def loaded(job: Job) -> Run:
     return run
 
 
-FORMS = [Form("float", floating, loaded), Form("int8", int8, loaded)]
+FORMS = [Form("float", floating, loaded, quick=False), Form("int8", int8, loaded, quick=False)]
 
 if __name__ == "__main__":
     backend = "executorch.backends.xnnpack.partition.xnnpack_partitioner"

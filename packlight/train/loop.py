@@ -25,6 +25,7 @@ from packlight.model.lineage import digest, options_of
 from packlight.model.operators import kind
 from packlight.task import ArrayData, Data, Task
 from packlight.train.losses import Distillation, distillation_loss, task_loss
+from packlight.train.memory import kept_memory
 
 _WARMUP = 0.05
 _MOMENTUM = 0.9
@@ -74,6 +75,7 @@ class Progress:
     rate: float
 
 
+@kept_memory()
 def fit(
     model: Model,
     task: Task,
