@@ -386,9 +386,10 @@ def children_of(pid: int) -> list[psutil.Process]:
     ("sent", "code"),
     [
         pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
-        pytest.param(signal.SIGTERM, 143, id="terminated", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, id="terminated"),
     ],
 )
+@pytest.mark.slow
 def test_an_interrupted_search_leaves_no_process_and_no_folder(folder, tmp_path, sent, code):
     work = tmp_path / "tmp"
     work.mkdir()

@@ -37,6 +37,7 @@ def files(exporter, tmp_path_factory) -> dict[int, Artifact]:
     return {width: exported(folder, width, exporter) for width in (64, 1024)}
 
 
+@pytest.mark.slow
 def test_the_same_file_twice_takes_the_same_time_and_a_heavier_one_longer(files):
     rounds = []
     light, again, heavy = compare([files[64], files[64], files[1024]], INPUTS, on_round=lambda: rounds.append(1))
