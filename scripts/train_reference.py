@@ -36,7 +36,7 @@ CLASSIC = Fit(epochs=20, learning_rate=0.05)
 RESIDUAL = Fit(epochs=30, learning_rate=0.1, precision="bf16", channels_last=True)
 SEPARABLE = Fit(epochs=14, learning_rate=0.1, channels_last=True)
 SPEECH = Fit(epochs=30, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
-TEXT = Fit(epochs=12, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
+TEXT = Fit(epochs=40, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
 TUNED = Fit(epochs=2, batch=16, learning_rate=5e-5, optimizer="adamw", weight_decay=0.01)
 
 
