@@ -7,7 +7,7 @@ from glob import escape
 
 from torch.fx import Node
 
-from packlight.model import Model
+from packlight.model import Model, matching
 from packlight.model.operators import argument, kind, packet
 from packlight.passes.quantize import Quantization
 from packlight.targets import Target
@@ -28,7 +28,8 @@ class Candidate:
 
 def candidates(model: Model, target: Target, exclude: tuple[str, ...] = ()) -> list[Candidate]:
     """The forms to try for a Model, in order. exclude: layer patterns that stay in float in all of them."""
-    stems = tuple(escape(name) for name in thin_stems(model))
+    kept = matching(list(model.layers()), exclude)
+    stems = tuple(escape(name) for name in thin_stems(model) if name not in kept)
     plain = target.forms[0]
     wanted = [Candidate("int8", plain, Quantization(exclude=exclude))]
     if stems:
@@ -40,9 +41,9 @@ def candidates(model: Model, target: Target, exclude: tuple[str, ...] = ()) -> l
 def thin_stems(model: Model) -> list[str]:
     """The first convolutions that read at most four channels, by layer name.
 
-    An int8 kernel has little to sum up there and its input must be converted first: measured on ONNX Runtime, leaving
-    the stem in float made a ResNet-20 3 to 5 and a MobileNetV2 5 to 10 % faster, but a ResNet-50, whose stem is a
-    tenth of its work, 25 % slower. So it is a form to try, not a rule.
+    An int8 kernel has little to sum up there, and its input must be converted first. Whether a float stem is faster
+    depends on the rest of the network: the table in docs/benchmarks.md has networks of both kinds. So it is a form to
+    try, not a rule.
     """
     fed: set[Node] = set()  # nodes that depend on a contraction
     stems = []

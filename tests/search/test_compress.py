@@ -115,6 +115,11 @@ def test_a_first_convolution_of_few_channels_is_also_tried_in_float():
     assert {n.split()[0] for n in left} == {"thin", "later"}
 
 
+def test_a_float_stem_is_no_form_of_its_own_where_the_user_keeps_the_stem_in_float():
+    model = pl.load(TwoStems(), torch.zeros(2, 1, 8, 8))
+    assert "int8-float-stem" not in [c.name for c in candidates(model, ORT, ("th*",))]
+
+
 INT8 = form("int8", ratio=0.5, size=300_000, drop=0.2)
 FLOAT16 = form("float16", size=500_000)
 

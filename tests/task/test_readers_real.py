@@ -26,7 +26,7 @@ CORPORA: dict[str, Callable[[], Corpus[Any]]] = {
     "spam-assassin": readers.spam_assassin_documents,
     "brown": readers.brown_documents,
 }
-NAMES = ("fashion-mnist", *CORPORA)
+NAMES = ("fashion-mnist", "fashion-scenes", *CORPORA)
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def manifest(name: str) -> dict[str, Any]:
     return {
         part: {
             "samples": len(data),
-            "classes": np.bincount(data.targets).tolist(),
+            "classes": np.bincount(data.targets.ravel()).tolist(),
             "sha256": content_id("".join(content_id(x.tobytes()) for x in data.inputs[0]).encode()),
         }
         for part, data in parts.items()

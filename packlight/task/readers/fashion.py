@@ -7,6 +7,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,25 @@ def fashion_mnist_demo() -> Task:
 
 
 def _fashion_task(name: str, **parts: tuple[Array, Array]) -> Task:
+    return image_task(name, "accuracy", 28, FASHION_CLASSES, augment=shift_and_flip, **parts)
+
+
+def image_task(
+    name: str, metric: str, side: int, classes: Sequence[str], augment: Any = None, **parts: tuple[Array, Array]
+) -> Task:
+    """A task on grey images of Fashion-MNIST's brightness.
+
+    parts: by split, images uint8 [n, side, side] and their targets; the network gets [n, 1, side, side], standardised.
+    """
     scale, shift = 1 / (255 * FASHION_STD), -FASHION_MEAN / FASHION_STD
-    data = {s: ArrayData(x[:, None], y.astype(np.int64), scale=scale, shift=shift) for s, (x, y) in parts.items()}
-    preprocessing = {
-        "input": "28×28 grey image, bytes 0..255, one channel", "scale": scale, "shift": shift,
-        "formula": "x * scale + shift", "layout": "NCHW", "classes": list(FASHION_CLASSES),
+    data: dict[str, Any] = {
+        split: ArrayData(x[:, None], y.astype(np.int64), scale=scale, shift=shift) for split, (x, y) in parts.items()
+    }
+    facts = {
+        "input": f"{side}×{side} grey image, bytes 0..255, one channel", "scale": scale, "shift": shift,
+        "formula": "x * scale + shift", "layout": "NCHW", "classes": list(classes),
     }  # fmt: skip
-    return Task(
-        name, "accuracy", train=data["train"], calibration=data["calibration"], validation=data["validation"],
-        test=data["test"], augment=shift_and_flip, preprocessing=preprocessing,
-    )  # fmt: skip
+    return Task(name, metric, **data, augment=augment, preprocessing=facts)
 
 
 def shift_and_flip(images: Any, generator: Any, pixels: int = 2) -> Any:

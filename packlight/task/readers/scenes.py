@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packlight.task.data import ArrayData
-from packlight.task.readers.fashion import FASHION_CLASSES, FASHION_MEAN, FASHION_STD, fashion_mnist
+from packlight.task.readers.fashion import FASHION_CLASSES, fashion_mnist, image_task
 from packlight.task.task import Task
 
 Array = NDArray[Any]
@@ -26,22 +26,13 @@ def fashion_scenes() -> Task:
     from seeds of its own, so it is the same everywhere. Needs the data of `fashion_mnist`. Metric: mean IoU.
     """
     source = fashion_mnist()
-    scale, shift = 1 / (255 * FASHION_STD), -FASHION_MEAN / FASHION_STD
     parts = {}
     for number, (split, count) in enumerate(_COUNTS.items()):
         data = source.data(split)
         assert isinstance(data, ArrayData)
         assert data.targets is not None
-        images, labels = _composed(data.inputs[0][:, 0], data.targets, count, number)
-        parts[split] = ArrayData(images[:, None], labels, scale=scale, shift=shift)
-    preprocessing = {
-        "input": f"{SIZE}×{SIZE} grey image, bytes 0..255, one channel", "scale": scale, "shift": shift,
-        "formula": "x * scale + shift", "layout": "NCHW", "classes": ["background", *FASHION_CLASSES],
-    }  # fmt: skip
-    return Task(
-        "fashion-scenes", "mean_iou", train=parts["train"], calibration=parts["calibration"],
-        validation=parts["validation"], test=parts["test"], preprocessing=preprocessing,
-    )  # fmt: skip
+        parts[split] = _composed(data.inputs[0][:, 0], data.targets, count, number)
+    return image_task("fashion-scenes", "mean_iou", SIZE, ("background", *FASHION_CLASSES), **parts)
 
 
 def _composed(items: Array, kinds: Array, count: int, seed: int) -> tuple[Array, Array]:
