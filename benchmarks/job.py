@@ -17,7 +17,8 @@ SPLITS = ("calibration", "validation", "test")
 
 def make_job(folder: Path, case: Case, model: pl.Model, task: Task, quick: bool) -> None:
     """Fill a fresh folder with what every form of a case starts from: `float.onnx` (the fair float file: batch norm
-    folded, dynamic batch), `network.plm`, `job.json`, and an .npz of x float32 and y int64 for each split."""
+    folded, dynamic batch), `network.plm`, `job.json`, and an .npz for each split:
+    an array x0, x1, … for each input, and the labels y."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     facts = {
@@ -31,4 +32,4 @@ def make_job(folder: Path, case: Case, model: pl.Model, task: Task, quick: bool)
         data = task.data(split)
         batch = next(data.batches(len(data)))
         assert batch.targets is not None
-        np.savez(folder / f"{split}.npz", x=batch.inputs[0], y=batch.targets)
+        np.savez(folder / f"{split}.npz", y=batch.targets, **{f"x{i}": x for i, x in enumerate(batch.inputs)})

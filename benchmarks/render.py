@@ -1,6 +1,7 @@
 """Markdown tables from the ledger, printed or put into the blocks of README.md and docs/*.md.
 
-A block is `<!-- table: bench MODE CASE … -->` up to `<!-- end of table -->`; CASE may be a shell pattern.
+A block is `<!-- table: bench MODE CASE … -->` or `<!-- table: bench MODE CASE … | FORM, … -->` up to
+`<!-- end of table -->`; CASE and FORM may be shell patterns.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from benchmarks.ledger import DONE, FAILED, SKIPPED, Row, Rows, cases
 from packlight.errors import PacklightError
 from packlight.files import write_text
 from packlight.measure import Measurement
+from packlight.task.metrics import NAMED as METRICS
 
 BATCHES = (1, 16)
 USEFUL_DROP = 1.0  # points
 _HEAD = (
     "| network | form | kB | times smaller | ms, batch 1 | times faster | ms, batch 16 | times faster "
-    "| accuracy % | drop, points [95 %] |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "| score % | drop, points [95 %] |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
-_BLOCK = re.compile(r"(<!-- table: bench (\w+) ([^>]*?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table: bench (\w+) ([^>|]*?)(?: \| ([^>]*?))? -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _NONE = "–"
 
 
@@ -37,12 +39,13 @@ def everything(rows: Sequence[Row], mode: str) -> str:
     return table(found)
 
 
-def table(found: dict[str, Rows]) -> str:
-    """One table of several cases; under it packlight's forms against the fastest of the others, what is missing, and
-    when, where and on what commit each case was measured."""
+def table(found: dict[str, Rows], forms: Sequence[str] = ("*",)) -> str:
+    """One table of several cases and of the forms that fit a pattern; under it packlight's forms against the fastest of
+    the others, what is missing, and when, where and on what commit each case was measured."""
     lines = [_HEAD]
     for name, rows in found.items():
-        lines += [_line(name, form, rows) for form, what, _ in rows if what == "file_bytes"]
+        shown = [form for form, what, _ in rows if what == "file_bytes"]
+        lines += [_line(name, form, rows) for form in shown if any(fnmatchcase(form, p) for p in forms)]
     remarks = [remark for name, rows in found.items() for remark in (*_rivals(name, rows), *_missing(name, rows))]
     remarks += [provenance(name, rows) for name, rows in found.items()]
     return "\n".join([*lines, "", *remarks])
@@ -77,12 +80,13 @@ def fill(text: str, rows: Sequence[Row], where: str) -> str:
     """A document with its blocks filled."""
 
     def block(match: re.Match[str]) -> str:
-        start, mode, patterns, end = match.groups()
+        start, mode, patterns, forms, end = match.groups()
         found = cases(rows, mode)
         wanted = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
         if not wanted and not any(fnmatchcase(case.name, p) for case in CASES for p in patterns.split()):
             raise PacklightError(f"{where}: no case fits {patterns!r}; there are {', '.join(c.name for c in CASES)}")
-        return f"{start}{table(wanted) if wanted else 'Not measured yet.'}\n{end}"
+        content = table(wanted, (forms or "*").split(", ")) if wanted else "Not measured yet."
+        return f"{start}{content}\n{end}"
 
     return _BLOCK.sub(block, text)
 
@@ -94,7 +98,8 @@ def _line(case: str, form: str, rows: Rows) -> str:
         time, against = rows.get((form, "latency_ms", batch)), rows.get((form, "latency_ratio", batch))
         cells.append(f"{time.value:.3f}" if time else _NONE)
         cells.append(_speed(against) if against else _NONE)
-    quality, drop = rows.get((form, "accuracy", None)), rows.get((form, "drop_points", None))
+    quality = next((rows[form, name, None] for name in METRICS if (form, name, None) in rows), None)
+    drop = rows.get((form, "drop_points", None))
     cells.append(f"{quality.value:.2f}" if quality else _NONE)
     cells.append(_interval(drop) if drop else _NONE)
     return "| " + " | ".join(cells) + " |"

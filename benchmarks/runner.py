@@ -38,15 +38,15 @@ class FormRunner:
         self.options: dict[str, Any] = dict(ready.get("options", {}))
 
     def predict(self, split: str, n: int) -> NDArray[np.float32]:
-        """Logits [n, classes] of a split of n samples."""
+        """Logits [n, classes, …] of a split of n samples."""
         out = self._job / f"{self._name}.npy"
         self._done({"do": "predict", "split": split, "out": str(out)})
         try:
             logits = np.load(out)
         except (OSError, ValueError) as error:
             raise WorkerFailure(f"predict wrote no array: {error}") from error
-        if logits.ndim != 2 or len(logits) != n or not np.isfinite(logits).all():
-            raise WorkerFailure(f"predict gave shape {list(logits.shape)} or NaN, wanted finite [{n}, classes]")
+        if logits.ndim < 2 or len(logits) != n or not np.isfinite(logits).all():
+            raise WorkerFailure(f"predict gave shape {list(logits.shape)} or NaN, wanted finite [{n}, classes, …]")
         return logits.astype(np.float32)
 
     def time(self, batch: int, seconds: float) -> list[float] | None:

@@ -35,6 +35,7 @@ COMMITTED, DEMO, CACHED = ROOT / "benchmarks/networks", ROOT / "packlight/data",
 CLASSIC = Fit(epochs=20, learning_rate=0.05)
 RESIDUAL = Fit(epochs=30, learning_rate=0.1, precision="bf16", channels_last=True)
 SEPARABLE = Fit(epochs=14, learning_rate=0.1, channels_last=True)
+SCENES = Fit(epochs=20, batch=32, learning_rate=3e-3, optimizer="adamw", weight_decay=0.01)
 SPEECH = Fit(epochs=30, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
 TEXT = Fit(epochs=40, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
 TUNED = Fit(epochs=2, batch=16, learning_rate=5e-5, optimizer="adamw", weight_decay=0.01)
@@ -63,7 +64,7 @@ RECIPES = {
     "lenet300": Recipe(networks.lenet300, "fashion-mnist", CLASSIC, COMMITTED, augment=False),
     "lenet5": Recipe(networks.lenet5, "fashion-mnist", CLASSIC, COMMITTED),
     "mobilenet_v2_small": Recipe(networks.mobilenet_v2_small, "fashion-mnist", SEPARABLE, COMMITTED),
-    "unet": Recipe(networks.unet, "fashion-scenes", Fit(epochs=8, batch=32, learning_rate=0.1), COMMITTED),
+    "unet": Recipe(networks.unet, "fashion-scenes", SCENES, COMMITTED),
     "ds_cnn": Recipe(networks.ds_cnn, "mandarin-tones", SPEECH),
     "conformer": Recipe(networks.conformer, "mandarin-tones", SPEECH),
     "lstm_bbc": Recipe(lambda: networks.lstm_classifier(5), "bbc-news", TEXT),

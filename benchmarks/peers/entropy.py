@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from serving import Array, Form, Job, Run, serve
+from serving import SMALL, TRAINED, Array, Form, Job, Run, serve
 from weights import Validation, arrays, network, running, smallest_allowed
 
 CLUSTERS = (4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256)
@@ -180,10 +180,10 @@ def symbols_of(packed: Array, lengths: list[int], size: int) -> list[int]:
 
 
 FORMS = [
-    Form("float32-zstd", partial(with_zstd, form="float32"), from_zstd, timed=False),
-    Form("float16-zstd", partial(with_zstd, form="float16"), from_zstd, timed=False),
-    Form("int8-zstd", partial(with_zstd, form="int8"), from_zstd, timed=False),
-    Form("k-means-huffman", with_huffman, from_huffman, timed=False, quick=False),
+    Form("float32-zstd", partial(with_zstd, form="float32"), from_zstd, TRAINED, timed=False),
+    Form("float16-zstd", partial(with_zstd, form="float16"), from_zstd, TRAINED, timed=False),
+    Form("int8-zstd", partial(with_zstd, form="int8"), from_zstd, TRAINED, timed=False),
+    Form("k-means-huffman", with_huffman, from_huffman, SMALL, quick=False, timed=False),
 ]
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
-from serving import THREADS, Array, Form, Job, Run, serve
+from serving import THREADS, Array, Form, Inputs, Job, Run, rows, serve
 
 SAMPLES = 256
 
@@ -27,14 +27,14 @@ def quantized(job: Job, **options: Any) -> dict[str, Any]:
     import nncf
     import openvino
 
-    samples = job.data("calibration")[0][:SAMPLES]
-    dataset = nncf.Dataset([samples[i : i + 1] for i in range(len(samples))])
+    samples = job.samples(SAMPLES)
+    dataset = nncf.Dataset([rows(samples, slice(i, i + 1)) for i in range(len(samples[0]))])
     chosen = options | ({"preset": nncf.QuantizationPreset(options["preset"])} if "preset" in options else {})
     model = nncf.quantize(
-        openvino.convert_model(job.folder / "float.onnx"), dataset, subset_size=len(samples), **chosen
+        openvino.convert_model(job.folder / "float.onnx"), dataset, subset_size=len(samples[0]), **chosen
     )
     openvino.save_model(model, job.made / "model.xml", compress_to_fp16=False)
-    return options | {"samples": len(samples)}
+    return options | {"samples": len(samples[0])}
 
 
 def compiled(job: Job) -> Run:
@@ -46,11 +46,11 @@ def compiled(job: Job) -> Run:
     @cache
     def request(batch: int) -> Any:
         model = core.read_model(job.made / "model.xml")
-        model.reshape([batch, *model.inputs[0].partial_shape[1:]])
+        model.reshape({i: [batch, *x.partial_shape[1:]] for i, x in enumerate(model.inputs)})
         return core.compile_model(model, "CPU", options).create_infer_request()
 
-    def run(x: Array) -> Array:
-        return request(len(x)).infer([x], share_inputs=True)[0]
+    def run(inputs: Inputs) -> Array:
+        return request(len(inputs[0])).infer(list(inputs), share_inputs=True)[0]
 
     return run
 

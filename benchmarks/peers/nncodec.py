@@ -15,11 +15,11 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
-from serving import Array, Form, Job, Run, serve
+from serving import SMALL, Array, Form, Job, Run, serve
 from weights import Validation, module, network, running, smallest_allowed
 
 QPS, QUICK_QPS = range(-12, -39, -1), range(-14, -39, -2)  # step: 2 ** (qp / 4)
-IOQ_SAMPLES, IOQ_BUDGET_S = 1000, 600.0
+IOQ_SAMPLES, IOQ_BUDGET_S = 1000, 300.0
 BIAS_QP = -40
 
 
@@ -129,8 +129,8 @@ def restored(job: Job) -> Run:
 
 
 FORMS = [
-    Form("best", best, restored, timed=False),
-    Form("default", default, restored, timed=False, quick=False),
+    Form("best", best, restored, SMALL, timed=False),
+    Form("default", default, restored, SMALL, quick=False, timed=False),
 ]
 
 if __name__ == "__main__":

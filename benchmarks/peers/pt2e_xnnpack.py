@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from serving import THREADS, Array, Form, Job, Run, serve
+from serving import SMALL, THREADS, Array, Form, Inputs, Job, Run, serve
 from weights import network
 
 SAMPLES = 256  # a multiple of LARGER
@@ -37,7 +37,7 @@ def lowered(job: Job, int8: bool) -> dict[str, Any]:
 
     import packlight
 
-    samples = torch.from_numpy(job.data("calibration")[0][:SAMPLES])
+    samples = torch.from_numpy(job.samples(SAMPLES)[0])
     graph = packlight.fold(network(job)).graph_module
     called: set[str] = set()
     for batch in (1, LARGER):
@@ -82,7 +82,8 @@ def loaded(job: Job) -> Run:
     def method(batch: int) -> Any:
         return Runtime.get().load_program(where(job, batch)).load_method("forward")
 
-    def run(x: Array) -> Array:
+    def run(inputs: Inputs) -> Array:
+        (x,) = inputs
         whole = len(x) // LARGER * LARGER
         parts = [x[i : i + LARGER] for i in range(0, whole, LARGER)] + [x[i : i + 1] for i in range(whole, len(x))]
         found = [method(len(part)).execute([torch.from_numpy(part)])[0].numpy().copy() for part in parts]
@@ -91,7 +92,11 @@ def loaded(job: Job) -> Run:
     return run
 
 
-FORMS = [Form("float", floating, loaded, quick=False), Form("int8", int8, loaded, quick=False)]
+NETWORKS = (*SMALL, "mobilenet_v2")
+FORMS = [
+    Form("float", floating, loaded, NETWORKS, quick=False),
+    Form("int8", int8, loaded, NETWORKS, quick=False),
+]
 
 if __name__ == "__main__":
     backend = "executorch.backends.xnnpack.partition.xnnpack_partitioner"

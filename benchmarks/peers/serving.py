@@ -30,10 +30,13 @@ from numpy.typing import NDArray
 sys.path.append(sys.path.pop(0))
 
 Array = NDArray[Any]
-Run = Callable[[Array], Array]  # float32 [n, …] -> logits float32 [n, classes]
+Inputs = tuple[Array, ...]  # one array [n, …] an input of the network
+Run = Callable[[Inputs], Array]  # -> logits float32 [n, classes, …]
 
 THREADS = int(os.environ.get("PACKLIGHT_BENCH_THREADS", "1"))
 BATCH = 50
+SMALL = ("lenet*", "resnet20", "mobilenet_v2_small", "ds_cnn")  # trained, one input, minutes to code or to prune
+TRAINED = (*SMALL, "conformer", "unet", "lstm_*", "sentence_*")
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,14 @@ class Job:
     def quick(self) -> bool:
         return self.spec["quick"]
 
-    def data(self, split: str) -> tuple[Array, Array]:
-        """float32 inputs [n, …] and int64 labels [n]."""
+    def data(self, split: str) -> tuple[Inputs, Array]:
+        """Inputs and int64 labels [n, …]."""
         with np.load(self.folder / f"{split}.npz") as arrays:
-            return arrays["x"], arrays["y"]
+            return tuple(arrays[f"x{i}"] for i in range(len(arrays) - 1)), arrays["y"]
+
+    def samples(self, n: int) -> Inputs:
+        """The first n inputs to calibrate with."""
+        return rows(self.data("calibration")[0], slice(n))
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,10 @@ class Form:
     networks: tuple[str, ...] = ("*",)
     quick: bool = True
     timed: bool = True
+
+
+def rows(inputs: Inputs, where: slice) -> Inputs:
+    return tuple(x[where] for x in inputs)
 
 
 def serve(forms: Sequence[Form], libraries: Mapping[str, str]) -> None:
@@ -150,14 +161,15 @@ def _answer(form: Form, job: Job, answers: Any) -> None:
                 _say(answers, {"error": f"no such question: {other}"})
 
 
-def logits(run: Run, x: Array) -> Array:
-    """float32 [n, classes], in batches."""
-    return np.concatenate([run(x[i : i + BATCH]) for i in range(0, len(x), BATCH)]).astype(np.float32)
+def logits(run: Run, inputs: Inputs) -> Array:
+    """float32 [n, classes, …], in batches."""
+    starts = range(0, len(inputs[0]), BATCH)
+    return np.concatenate([run(rows(inputs, slice(i, i + BATCH))) for i in starts]).astype(np.float32)
 
 
-def correct(run: Run, x: Array, y: Array) -> float:
+def correct(run: Run, inputs: Inputs, y: Array) -> float:
     """Accuracy in percent."""
-    return 100.0 * float((logits(run, x).argmax(1) == y).mean())
+    return 100.0 * float((logits(run, inputs).argmax(1) == y).mean())
 
 
 def _times(run: Run, job: Job, batch: int, seconds: float, warm: set[int]) -> list[float]:
@@ -174,12 +186,12 @@ def _times(run: Run, job: Job, batch: int, seconds: float, warm: set[int]) -> li
     return times
 
 
-_inputs: dict[int, Array] = {}
+_inputs: dict[int, Inputs] = {}
 
 
-def _first(job: Job, batch: int) -> Array:
+def _first(job: Job, batch: int) -> Inputs:
     if batch not in _inputs:
-        _inputs[batch] = np.ascontiguousarray(job.data("test")[0][:batch])
+        _inputs[batch] = tuple(np.ascontiguousarray(x[:batch]) for x in job.data("test")[0])
     return _inputs[batch]
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxruntime_quantizer import session
-from serving import THREADS, Form, Job, serve
+from serving import SMALL, THREADS, Form, Job, serve
 from weights import module
 
 if TYPE_CHECKING:
@@ -72,18 +72,21 @@ def gradients(net: nn.Module, job: Job) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    x, y = (torch.from_numpy(a[:SAMPLES]) for a in job.data("calibration"))
+    (x,), y = job.data("calibration")
+    x, y = torch.from_numpy(x[:SAMPLES]), torch.from_numpy(y[:SAMPLES])
     net.zero_grad()
     cross_entropy(net(x), y).backward()
 
 
+WANTED = (  # importance, percent of the multiply-accumulates, fine-tuned
+    ("l2", 90, False), ("l2", 50, False), ("taylor", 50, False),
+    ("l2", 50, True), ("taylor", 75, True), ("taylor", 50, True), ("taylor", 25, True),
+)  # fmt: skip
 FORMS = [
     Form(f"{importance}-{percent}{'-tuned' if tuned else ''}",
          partial(pruned, importance=importance, macs=percent / 100, finetune=tuned),
-         session, quick=not tuned and importance == "l2" and percent == 50)
-    for importance in ("l2", "taylor")
-    for tuned in (False, True)
-    for percent in (90, 75, 50, 25)
+         session, SMALL, quick=(importance, percent, tuned) == ("l2", 50, False))
+    for importance, percent, tuned in WANTED
 ]  # fmt: skip
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from serving import THREADS, Array, Job, Run, correct
+from serving import THREADS, Array, Inputs, Job, Run, correct, rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,9 +55,9 @@ def running(model: Model, values: Mapping[str, Array]) -> Run:
             if name in values:
                 tensor.copy_(torch.from_numpy(np.array(values[name])).reshape(tensor.shape))
 
-    def run(x: Array) -> Array:
+    def run(inputs: Inputs) -> Array:
         with torch.inference_mode():
-            return model.flat(torch.from_numpy(x))[0].numpy()
+            return model.flat(*map(torch.from_numpy, inputs))[0].numpy()
 
     return run
 
@@ -72,7 +72,7 @@ class Validation:
 
     def accuracy(self, values: Mapping[str, Array], samples: int | None = None) -> float:
         """Percent, of all validation samples or the first so many."""
-        return correct(running(self.model, values), self.x[:samples], self.y[:samples])
+        return correct(running(self.model, values), rows(self.x, slice(samples)), self.y[:samples])
 
     def drop(self, values: Mapping[str, Array]) -> float:
         """Points; infinite where the first samples already show that it is far above what is allowed."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.peers.serving import THREADS, Array, Form, Job, Run, serve
+from benchmarks.peers.serving import THREADS, Array, Form, Inputs, Job, Run, serve
 
 SAMPLES = 256
-WITH_THIN_STEM = ("resnet*", "mobilenet*", "lenet5")
+WITH_THIN_STEM = ("resnet*", "mobilenet*", "lenet5", "unet")
 
 
 def floating(job: Job) -> dict[str, Any]:
@@ -29,10 +29,11 @@ def halved(job: Job) -> dict[str, Any]:
 def int8(job: Job, float_stem: bool) -> dict[str, Any]:
     import packlight as pl
     from packlight.search.candidates import thin_stems
+    from packlight.task.data import ArrayData
 
     model = pl.load(job.folder / "network.plm")
     stems = thin_stems(model) if float_stem else []
-    calibration = pl.Task(calibration=job.data("calibration")[0])
+    calibration = pl.Task(calibration=ArrayData(job.data("calibration")[0]))
     small = pl.quantize(model, calibration, samples=SAMPLES, exclude=stems)
     _export(small, job, "float32")
     small.save(job.folder / f"{job.made.name}.plm")  # for the harness: does the file compute what the Model does?
@@ -45,8 +46,8 @@ def session(job: Job) -> Run:
 
     opened = OnnxRuntime().open(job.made / "model.onnx", THREADS)
 
-    def run(x: Array) -> Array:
-        return opened.run([x])[0]
+    def run(inputs: Inputs) -> Array:
+        return opened.run(list(inputs))[0]
 
     return run
 

@@ -17,7 +17,7 @@ ROWS = made_case({
     "peer stored": {"bytes": 100_000, "right": [False] * 50 + [True] * 50},
 })  # fmt: skip
 ROWS[:0] = [made_row(f"other {form}", "failed", reason="no licence") for form in ("int4", "int2")]
-OTHERS = "intro\n<!-- table: benchmarks/results/spine.md -->\nold\n<!-- end of table -->\n"
+OTHERS = "intro\n<!-- table: another -->\nold\n<!-- end of table -->\n"
 DOCUMENT = OTHERS + "<!-- table: bench quick n* -->\nold\n<!-- end of table -->\noutro\n"
 
 
@@ -26,6 +26,13 @@ def test_a_block_is_filled_and_the_rest_stays():
     assert filled.startswith(OTHERS + "<!-- table: bench quick n* -->\n| network |")
     assert filled.endswith("\n<!-- end of table -->\noutro\n")
     assert fill(filled, ROWS, "README.md") == filled
+
+
+def test_a_block_can_ask_for_some_forms():
+    filled = fill(DOCUMENT.replace("quick n*", "quick n* | float32, packlight *"), ROWS, "README.md")
+    assert [line.split(" | ")[1] for line in filled.splitlines() if line.startswith("| net ")] == [
+        "float32", "packlight int8",
+    ]  # fmt: skip
 
 
 def test_a_line_tells_size_speed_and_accuracy_with_intervals():
