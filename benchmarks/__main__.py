@@ -36,6 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--again", action="store_true", help="measure cases anew that this commit has already")
     run.set_defaults(does=_run)
 
+    study = commands.add_parser("study", help="compare ways to train, and append to a ledger")
+    study.add_argument("name", help="a module of benchmarks/studies")
+    study.add_argument("--ledger", type=Path, default=FRESH, help="default: .bench/ledger.jsonl")
+    study.set_defaults(does=_study)
+
     tables = commands.add_parser("tables", help="print the tables; with --write, put them and plots into the docs")
     tables.add_argument("--quick", action="store_true", help="of quick runs")
     tables.add_argument("--ledger", type=Path, default=COMMITTED, help="default: the committed one")
@@ -60,6 +65,12 @@ def _run(options: argparse.Namespace) -> None:
     from benchmarks.run import run
 
     run(chosen(options.only, options.quick), options.quick, options.ledger, options.again)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from benchmarks.study import run
+
+    run(options.name, options.ledger)
 
 
 def _tables(options: argparse.Namespace) -> None:

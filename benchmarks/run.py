@@ -28,7 +28,7 @@ _MEASURED = ("packlight", "benchmarks", ":!benchmarks/results")
 
 def run(cases: Sequence[Case], quick: bool, ledger: Path, again: bool = False) -> None:
     """Measure cases and append their rows. A case that this state of the code has complete rows of is passed over."""
-    commit, changes = _state()
+    commit, changes = state()
     mode = "quick" if quick else "full"
     name = f"{mode}-{commit[:12]}{'-' + changes if changes else ''}"
     rows = read(ledger) if ledger.exists() else []
@@ -73,7 +73,7 @@ def _findings(case: Case, quick: bool) -> list[Finding]:
             return [finding("", FAILED, reason=str(failure))]
 
 
-def _state() -> tuple[str, str]:
+def state() -> tuple[str, str]:
     """The commit, and a digest of what the working tree changes in the measured code since ("": nothing)."""
     try:
         commit = _git("rev-parse", "HEAD").strip()

@@ -27,14 +27,14 @@ from packlight.measure.quality import evaluate
 from packlight.model import statistics
 from packlight.task import Task
 from packlight.task.readers import sentence_encoder_files
-from packlight.train import Fit, Progress, fit
+from packlight.train import Engine, Fit, Progress, fit
 
 ROOT = Path(__file__).parent.parent
 COMMITTED, DEMO, CACHED = ROOT / "benchmarks/networks", ROOT / "packlight/data", ROOT / ".data/networks"
 
 CLASSIC = Fit(epochs=20, learning_rate=0.05)
-RESIDUAL = Fit(epochs=30, learning_rate=0.1, precision="bf16", channels_last=True)
-SEPARABLE = Fit(epochs=14, learning_rate=0.1, channels_last=True)
+RESIDUAL = Fit(epochs=30, learning_rate=0.1, engine=Engine("bf16", channels_last=True))
+SEPARABLE = Fit(epochs=14, learning_rate=0.1, engine=Engine(channels_last=True))
 SCENES = Fit(epochs=20, batch=32, learning_rate=3e-3, optimizer="adamw", weight_decay=0.01)
 SPEECH = Fit(epochs=30, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)
 TEXT = Fit(epochs=40, batch=32, learning_rate=2e-3, optimizer="adamw", weight_decay=0.05)

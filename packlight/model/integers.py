@@ -1,12 +1,13 @@
-"""Turn quantized weights from float masters into the integers that a runtime stores."""
+"""Quantized weights and biases as the integers that a runtime stores."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from packlight.model.model import Model
-from packlight.model.operators import load_quantized_operators, packet
+from packlight.model.operators import kind, load_quantized_operators, packet
 
 
 def freeze(model: Model) -> Model:
@@ -26,3 +27,30 @@ def freeze(model: Model) -> Model:
             node.replace_all_uses_with(stored)
             model.graph_module.graph.erase_node(node)
     return model.tidy()
+
+
+def settle_biases(model: Model) -> Model:
+    """Move the biases of quantized layers to the integers that runtimes add (in place); returns the Model.
+
+    Kernels add a bias to their int32 accumulator, in units of scale(input) · scale(weight): only so does the Model
+    compute what the file will. A bias that several layers share stays as it is.
+    """
+    for node in model.nodes:
+        if kind(node) != "contraction" or len(node.args) < 3:
+            continue
+        data, weight, bias = node.args[:3]
+        if not (isinstance(data, Node) and isinstance(weight, Node) and isinstance(bias, Node)):
+            continue
+        if (packet(data), packet(weight)) != ("dequantize_per_tensor", "dequantize_per_channel"):
+            continue
+        scales = weight.args[1]
+        if bias.op == "get_attr" and len(bias.users) == 1 and isinstance(scales, Node):
+            value = model.tensor(bias)
+            with torch.no_grad():
+                value.copy_(settled_bias(value, float(data.args[1]) * model.tensor(scales).double()))  # type: ignore[arg-type]
+    return model
+
+
+def settled_bias(bias: Tensor, unit: Tensor) -> Tensor:
+    """The bias [channels] as the nearest multiple of the accumulator's unit (> 0, [channels] or [1])."""
+    return ((bias.double() / unit).round() * unit).to(bias.dtype)

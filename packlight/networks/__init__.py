@@ -2,7 +2,7 @@
 
 from packlight.networks.lenet import lenet5, lenet300
 from packlight.networks.mobilenet import mobilenet_v2, mobilenet_v2_small
-from packlight.networks.resnet import resnet20, resnet50
+from packlight.networks.resnet import resnet8, resnet20, resnet50
 from packlight.networks.speech import conformer, ds_cnn
 from packlight.networks.text import lstm_classifier, sentence_classifier, sentence_encoder
 from packlight.networks.unet import unet
@@ -15,6 +15,7 @@ __all__ = [
     "lstm_classifier",
     "mobilenet_v2",
     "mobilenet_v2_small",
+    "resnet8",
     "resnet20",
     "resnet50",
     "sentence_classifier",

@@ -43,15 +43,16 @@ class Bottleneck(nn.Module):
         return relu(self.expand(y) + self.shortcut(x))
 
 
-class ResNet20(nn.Module):
-    """Three stages of three basic blocks at 16, 32 and 64 times `width` channels, for small images."""
+class SmallResNet(nn.Module):
+    """Three stages of basic blocks at 16, 32 and 64 times `width` channels, rounded, for small images."""
 
-    def __init__(self, channels: int = 1, classes: int = 10, width: int = 1):
+    def __init__(self, channels: int, classes: int, width: float, blocks_a_stage: int):
         super().__init__()
-        self.stem = _normed(channels, 16 * width, 3)
-        blocks, inputs = [], 16 * width
-        for stage, outputs in enumerate((16 * width, 32 * width, 64 * width)):
-            for i in range(3):
+        widths = [max(1, round(base * width)) for base in (16, 32, 64)]
+        self.stem = _normed(channels, widths[0], 3)
+        blocks, inputs = [], widths[0]
+        for stage, outputs in enumerate(widths):
+            for i in range(blocks_a_stage):
                 blocks.append(BasicBlock(inputs, outputs, 2 if stage and i == 0 else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
@@ -83,9 +84,14 @@ class ResNet50(nn.Module):
         return self.head(self.average(self.blocks(x)).flatten(1))
 
 
-def resnet20(channels: int = 1, classes: int = 10, width: int = 1) -> ResNet20:
-    """ResNet-20 for small images; width multiplies the channels."""
-    return ResNet20(channels, classes, width)
+def resnet20(channels: int = 1, classes: int = 10, width: float = 1) -> SmallResNet:
+    """ResNet-20 for small images: three blocks a stage. width multiplies the channels."""
+    return SmallResNet(channels, classes, width, 3)
+
+
+def resnet8(channels: int = 1, classes: int = 10, width: float = 1) -> SmallResNet:
+    """ResNet-8 for small images: one block a stage. width multiplies the channels."""
+    return SmallResNet(channels, classes, width, 1)
 
 
 def resnet50(channels: int = 3, classes: int = 1000) -> ResNet50:

@@ -1,4 +1,4 @@
-"""The one training loop, on accelerate. Whatever trains in packlight trains here.
+"""The one training loop, on accelerate's processes. Whatever trains in packlight trains here.
 
 The data order is a function of (seed, epoch) and augmentation of (seed, step), so a run that was killed and
 resumed from its checkpoint ends with the weights of one that was not (bit for bit on a CPU).
@@ -6,10 +6,11 @@ resumed from its checkpoint ends with the weights of one that was not (bit for b
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
-import os
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -17,62 +18,44 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from packlight.errors import PacklightError
+from packlight.files import write_text
 from packlight.model import Model, Step
+from packlight.model.integers import settle_biases
 from packlight.model.lineage import digest, options_of
-from packlight.model.operators import kind
-from packlight.task import ArrayData, Data, Task
-from packlight.train.losses import Distillation, distillation_loss, task_loss
+from packlight.task import Task
+from packlight.train import state as checkpoints
+from packlight.train.batches import Batches, Whole
+from packlight.train.distill import Distill
+from packlight.train.diverged import likely_cause, overflowed
+from packlight.train.freezing import Freezing
+from packlight.train.hooks import Hook, Run, Seen, taps_of, total_loss
+from packlight.train.losses import Distillation, task_loss
 from packlight.train.memory import kept_memory
+from packlight.train.options import Fit
+from packlight.train.processes import Processes, shares
+from packlight.train.taps import tapped
 
-_WARMUP = 0.05
 _MOMENTUM = 0.9
+_NOMINAL = 10_000.0  # positions that a run which only time ends is divided into
+_LOGGED = 400  # losses that the log keeps
 CHECKPOINT_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How to train.
-
-    epochs: > 0, may be a fraction; passes over the training data. batch: samples a step. learning_rate: the
-    peak; it rises linearly over the first 5 % of the steps and falls to 0 along a half cosine. optimizer:
-    "sgd" (Nesterov momentum 0.9) or "adamw". weight_decay: on weights with two or more axes only. seed: of data
-    order, augmentation and dropout. precision: "fp32" or "bf16" (autocast; weights stay float32).
-    channels_last: convolution weights and inputs in that memory format, which CPUs like.
-    """
-
-    epochs: float = 1.0
-    batch: int = 128
-    learning_rate: float = 0.01
-    optimizer: str = "sgd"
-    weight_decay: float = 5e-4
-    seed: int = 0
-    precision: str = "fp32"
-    channels_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs <= 0 or self.batch < 1 or self.learning_rate <= 0:
-            raise PacklightError(
-                f"training needs epochs > 0, batch >= 1 and learning_rate > 0, got {self.epochs}, {self.batch} "
-                f"and {self.learning_rate}"
-            )
-        if self.optimizer not in ("sgd", "adamw") or self.precision not in ("fp32", "bf16"):
-            raise PacklightError(
-                f"optimizer {self.optimizer!r} with precision {self.precision!r}: choose sgd or adamw, fp32 or bf16"
-            )
-
-
-@dataclass(frozen=True)
 class Progress:
-    """Told after every step. loss: of this step's batch. rate: steps a second since the start or resumption."""
+    """Told after every step. steps: planned; 0 where time ends the run. loss: of this step's batch. rate: steps a
+    second since the start or resumption. left_s: seconds that are left at this rate. validation: the newest score."""
 
     step: int
     steps: int
     loss: float
     learning_rate: float
     rate: float
+    left_s: float = 0.0
+    validation: float | None = None
 
 
 @kept_memory()
@@ -81,197 +64,376 @@ def fit(
     task: Task,
     options: Fit = Fit(),
     *,
-    teacher: Model | None = None,
+    teacher: Model | Callable[..., Any] | None = None,
     distillation: Distillation = Distillation(),
+    hooks: Sequence[Hook] = (),
     checkpoint: str | Path | None = None,
+    log: str | Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Model:
     """Train a copy of a Model on a Task's training data and return it, in eval mode.
 
-    teacher: another Model; its class scores are mixed into the loss as `distillation` says.
-    checkpoint: a file; written about once a minute and at the end, resumed from when it is there and was made
-    by the same model, data and options (another's is an error, never silently used).
+    A quantized Model is trained as it will run: through its quantizers, whose scales stay, with straight-through
+    gradients. teacher: another Model, or a callable from the input tensors to class scores; they are mixed into the
+    loss as `distillation` says. hooks: what else joins the run. checkpoint: a file; written about once a minute, at the
+    end, on Ctrl-C and before a step that would diverge; resumed from when it is there and was made by the same model,
+    data and options (another's is an error, never silently used). log: a JSON-lines file of losses and scores.
+    Under torchrun every process calls this with the same arguments and gets the same Model.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
-
-    if any(kind(n) == "quantize" for n in model.nodes):
-        raise PacklightError(f"{model.name} is quantized, which has no gradient; train the float Model, then quantize")
-    data = task.data("train")
-    steps_an_epoch = math.ceil(len(data) / options.batch)
-    steps = max(1, round(options.epochs * steps_an_epoch))
-    identity = digest([options_of(options), steps, data.fingerprint(), [str(s) for s in model.lineage], model.name,
-                       None if teacher is None else [options_of(distillation), teacher.name]])  # fmt: skip
-    model = model.copy()
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    set_seed(options.seed)
-    model.to(accelerator.device)
-    if options.channels_last:
-        model.graph_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not trainable:
-        raise PacklightError(f"{model.name} has no parameter that may be trained")
-    optimizer = _optimizer(model, options)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
-    forward, optimizer = accelerator.prepare(model.graph_module, optimizer)
-    base = task_loss(task.loss)
     if teacher is not None:
-        teacher = teacher.copy().eval().to(accelerator.device)
-
-    state = _State(Path(checkpoint) if checkpoint else None, identity, model, optimizer, schedule)
-    start = state.resume()
-    began = saved = monotonic()
-    model.train()
-    for step, (inputs, targets) in _steps(data, options, start, steps, steps_an_epoch):
-        tensors = _on_device(inputs, task, options, step, accelerator.device)
-        labels = None if targets is None else torch.from_numpy(np.ascontiguousarray(targets)).to(accelerator.device)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            outputs = forward(*tensors)
-        loss = _loss(outputs, labels, tensors, base, teacher, distillation)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise PacklightError(
-                f"training diverged: the loss is {value} at step {step + 1} of {steps} "
-                f"(learning rate {optimizer.param_groups[0]['lr']:.3g}); lower learning_rate"
-            )
-        accelerator.backward(loss)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        done, now = step + 1, monotonic()
-        if on_step:
-            rate = (done - start) / max(now - began, 1e-9)
-            on_step(Progress(done, steps, value, float(schedule.get_last_lr()[0]), rate))
-        if now - saved > CHECKPOINT_EVERY_S or done == steps:
-            state.save(done)
-            saved = now
-    if options.channels_last:
-        model.graph_module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    model = model.to("cpu").eval()
-    told = options_of(options) | ({"teacher": teacher.name} | options_of(distillation) if teacher else {})
-    return model.with_step(Step("finetune", options=told))
+        hooks = [*hooks, Distill(teacher, distillation)]
+    training = _Training(model, task, options, list(hooks), checkpoint, log)
+    with _interruptible() as interrupted:
+        training.run(on_step, interrupted)
+    return training.result()
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Share of the peak rate at a step: linear over the first 5 %, then a half cosine to 0 at `steps`."""
-    warm = max(1, round(_WARMUP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+class _Training:
+    """A run in progress."""
 
+    def __init__(
+        self, model: Model, task: Task, options: Fit, hooks: list[Hook],
+        checkpoint: str | Path | None, log: str | Path | None,
+    ):  # fmt: skip
+        self.task, self.options, self.hooks = task, options, hooks
+        self.checkpoint = Path(checkpoint) if checkpoint else None
+        self.log_path = Path(log) if log else None
+        self.batches = Batches(task, options)
+        steps = options.steps(self.batches.an_epoch)
+        told = [[type(h).__name__, h.options()] for h in hooks]
+        self.identity = digest(
+            [options_of(options), steps, self.batches.data.fingerprint(), *map(str, model.lineage), model.name, told]
+        )
+        self.processes = Processes()
+        device = self.processes.device
+        self.engine = options.engine
+        if self.engine.precision == "fp16" and device.type == "cpu":
+            raise PacklightError("fp16 training needs a GPU; on a CPU choose bf16 or fp32")
+        self.model = model.copy().to(device).eval()
+        _seed(options.seed + self.processes.rank)
+        if self.engine.channels_last:
+            self.model.graph_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.run_seen = Run(self.model, steps, device, data=self.batches.data)
+        for hook in hooks:
+            hook.start(self.run_seen)
+        self.forward = tapped(self.model, taps_of(hooks))
+        self.processes.synchronise_norms(self.forward.model)
+        self.forward.train()
+        self.freezing = Freezing(self.model, self.forward.model, hooks)
+        self.groups = self._groups()
+        self.parameters = [p for g in self.groups for p in g["params"]]
+        if not self.parameters:
+            raise PacklightError(f"{model.name} has no parameter that may be trained")
+        self.optimizer = self._optimizer()
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.engine.precision == "fp16")
+        self.base = task_loss(task.loss)
+        self.parts = self.engine.accumulate
+        self.average = {n: t.clone() for n, t in self._floats().items()} if self.engine.ema else {}
+        self.best: dict[str, Tensor] = {}
+        self.best_score: float | None = None
+        self.score: float | None = None
+        self.waited, self.stopped = 0, False
+        self.elapsed = 0.0
+        self.rows: list[dict[str, Any]] = []
 
-def _optimizer(model: Model, options: Fit) -> torch.optim.Optimizer:
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.learning_rate)
-    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=_MOMENTUM, nesterov=True)
+    # the way through a run
 
+    def run(self, on_step: Callable[[Progress], None] | None, interrupted: threading.Event) -> None:
+        run, steps = self.run_seen, self.run_seen.steps
+        self._resume()
+        began = saved = monotonic()
+        start, before = run.step, self.elapsed
+        batches = self.batches.after(start)
+        while not self._ended():
+            self._set_rates()
+            loss = self._step(next(batches))
+            now = monotonic()
+            run.step, self.elapsed = run.step + 1, before + now - began
+            run.progress = self._progress()
+            for hook in self.hooks:
+                hook.after_step(run)
+            self._follow(loss)
+            if on_step:
+                rate = (run.step - start) / max(now - began, 1e-9)
+                left = (1 - run.progress) / max(run.progress, 1e-9) * self.elapsed
+                on_step(Progress(run.step, steps or 0, loss, run.learning_rate, rate, left, self.score))
+            stop = any(self.processes.together(interrupted.is_set()))
+            if now - saved > CHECKPOINT_EVERY_S or stop or self._ended():
+                self._save()
+                saved = now
+            if stop:
+                raise KeyboardInterrupt
+        for hook in self.hooks:
+            hook.end(run)
 
-def _steps(
-    data: Data, options: Fit, start: int, steps: int, steps_an_epoch: int
-) -> Iterator[tuple[int, tuple[tuple[Any, ...], Any]]]:
-    """(step, (inputs, targets)) from `start` on; arrays are shuffled by (seed, epoch), loaders shuffle themselves."""
-    step = start
-    while step < steps:
-        epoch, skip = divmod(step, steps_an_epoch)
-        began = step
-        for batch in _epoch(data, options, epoch, skip):
-            yield step, (batch.inputs, batch.targets)
-            step += 1
-            if step == steps:
-                return
-        if step == began:
-            raise PacklightError(f"the training data ended after {step} of {steps} steps: shorter than it promised")
-        step = (epoch + 1) * steps_an_epoch
-
-
-def _epoch(data: Data, options: Fit, epoch: int, skip: int) -> Iterator[Any]:
-    if isinstance(data, ArrayData):
-        order = np.random.default_rng((options.seed, epoch)).permutation(len(data))
-        for first in range(skip * options.batch, len(data), options.batch):
-            yield data.select(np.sort(order[first : first + options.batch]))
-        return
-    for i, batch in enumerate(data.batches(options.batch)):
-        if i >= skip:
-            yield batch
-
-
-def _on_device(inputs: tuple[Any, ...], task: Task, options: Fit, step: int, device: Any) -> tuple[Tensor, ...]:
-    tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in inputs]
-    if task.augment is not None:
-        generator = torch.Generator().manual_seed(hash((options.seed, step)) & 0x7FFFFFFF)
-        tensors[0] = task.augment(tensors[0], generator)
-    if options.channels_last:
-        tensors = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in tensors]
-    return tuple(t.to(device) for t in tensors)
-
-
-def _loss(
-    outputs: tuple[Tensor, ...], labels: Tensor | None, inputs: tuple[Tensor, ...], base: Any,
-    teacher: Model | None, distillation: Distillation,
-) -> Tensor:  # fmt: skip
-    weight = distillation.weight if teacher is not None else 0.0
-    total = torch.zeros((), device=outputs[0].device)
-    if weight < 1:
-        if labels is None:
-            raise PacklightError("the training data has no targets; give them, or distil with weight=1")
-        total = total + (1 - weight) * base(outputs, labels)
-    if teacher is not None:
+    def result(self) -> Model:
+        tensors = self._floats()
         with torch.no_grad():
-            wanted = teacher.flat(*inputs)[0]
-        total = total + weight * distillation_loss(outputs[0], wanted, distillation.temperature)
-    return total
+            for name, value in (self.best or self.average).items():
+                tensors[name].copy_(value)
+        if self.engine.channels_last:
+            self.model.graph_module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.freezing.thaw()
+        made = settle_biases(self.model.to("cpu"))
+        told = options_of(self.options)
+        for hook in self.hooks:
+            told |= hook.options()
+        return made.with_step(Step("finetune", options=told))
 
+    def _ended(self) -> bool:
+        return self.stopped or self.run_seen.progress >= 1
 
-class _State:
-    """Everything that a run's next step depends on, in one file that holds plain values and tensors only."""
+    def _progress(self) -> float:
+        run, limit = self.run_seen, self.options.schedule.time_s
+        by_step = 0.0 if run.steps is None else run.step / run.steps
+        by_time = 0.0 if limit is None else max(self.processes.together(self.elapsed)) / limit
+        return min(1.0, max(by_step, by_time))
 
-    def __init__(self, path: Path | None, identity: str, model: Model, optimizer: Any, schedule: Any):
-        self.path, self.identity = path, identity
-        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+    def _set_rates(self) -> None:
+        """The learning rate of the step to come, and what is frozen in it."""
+        run, schedule = self.run_seen, self.options.schedule
+        whole = float(run.steps) if run.steps is not None and schedule.time_s is None else _NOMINAL
+        position = float(run.step) if run.steps is not None and schedule.time_s is None else run.progress * whole
+        run.learning_rate = self.options.learning_rate * schedule.factor(position, whole)
+        self.freezing.update(run.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = run.learning_rate * self.freezing.factor(group["name"])
 
-    def save(self, step: int) -> None:
-        if self.path is None:
+    # a step
+
+    def _step(self, whole: Whole) -> float:
+        """Move the weights once; the loss over the whole batch."""
+        while True:
+            state = torch.get_rng_state() if self.engine.halve else None
+            try:
+                loss = self._gradients(whole)
+                break
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._more_parts(len(whole.inputs[0]))
+                if state is not None:
+                    torch.set_rng_state(state)
+        self._check(loss, whole)
+        for hook in self.hooks:
+            hook.before_step(self.run_seen)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.average:
+            torch._foreach_lerp_(list(self.average.values()), list(self._floats().values()), 1 - self.engine.ema)  # type: ignore[operator]
+        return loss
+
+    def _gradients(self, whole: Whole) -> float:
+        total = torch.zeros((), device=self.processes.device)
+        for part in whole.parts(self.processes.rank, self.processes.count, self.parts):
+            inputs = tuple(self._laid_out(x) for x in part.inputs)
+            targets = None if part.targets is None else part.targets.to(self.processes.device)
+            with self._autocast():
+                outputs, taps = self.forward(*inputs)
+                seen = Seen(inputs, outputs, targets, taps, part.index)
+                loss = total_loss(self.hooks, self.run_seen, seen, lambda: self._task_loss(outputs, targets))  # noqa: B023
+            loss = loss if part.weight == 1 else loss * part.weight
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach()
+        self.processes.sum_gradients(self.parameters)
+        self.scaler.unscale_(self.optimizer)
+        return float(self.processes.sum(total))
+
+    def _task_loss(self, outputs: tuple[Tensor, ...], targets: Tensor | None) -> Tensor:
+        if targets is None:
+            raise PacklightError("the training data has no targets; give them, or distil with weight=1")
+        return self.base(outputs, targets)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        if self.engine.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x.to(self.processes.device)
+
+    def _autocast(self) -> Any:
+        dtype = torch.float16 if self.engine.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.processes.device.type, dtype, enabled=self.engine.precision != "fp32")
+
+    def _check(self, loss: float, whole: Whole) -> None:
+        """Clip the gradient; where it or the loss is no number, stop before it reaches the weights."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if self.engine.clip is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.engine.clip, torch.tensor(norm))
+        if np.isfinite(loss) and (np.isfinite(norm) or self.scaler.is_enabled()):
             return
-        state = {
-            "identity": self.identity, "step": step, "tensors": self.model.named_tensors(),
-            "optimizer": self.optimizer.state_dict(), "schedule": json.dumps(self.schedule.last_epoch),
-            "random": torch.get_rng_state(),
-        }  # fmt: skip
-        temporary = self.path.with_name(self.path.name + ".part")
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except OSError as error:
-            raise PacklightError(f"cannot write checkpoint {self.path}: {error.strerror}") from error
+        self.optimizer.zero_grad()
+        good = overflowed(self.model) is None
+        if good:
+            self._save()
+        what = f"the loss is {loss}" if not np.isfinite(loss) else "its gradient is not finite"
+        which = "the weights before it" if good else "earlier ones"
+        kept = f"; {which} are in {self.checkpoint}" if self.checkpoint else ""
+        cause = likely_cause(self.forward.model, [self._laid_out(x) for x in whole.inputs])
+        raise PacklightError(
+            f"training diverged at step {self.run_seen.step + 1} of {self.run_seen.steps or 'a timed run'}: {what} "
+            f"(learning rate {self.run_seen.learning_rate:.3g}); {cause}{kept}"
+        )
 
-    def resume(self) -> int:
-        """Load the checkpoint if there is one; the step to go on from."""
-        if self.path is None or not self.path.exists():
-            return 0
-        try:
-            state = torch.load(self.path, weights_only=True)
-            identity, step = state["identity"], int(state["step"])
-        except Exception as error:  # a damaged file fails in many ways, weights_only keeps it from running code
-            raise PacklightError(f"checkpoint {self.path} is damaged: {error}; delete it to start anew") from error
-        if identity != self.identity:
+    def _more_parts(self, samples: int) -> None:
+        """Out of memory: compute a batch in twice as many parts, or say so."""
+        self.optimizer.zero_grad()
+        mine = max(1, samples // self.processes.count)
+        fits = max(1, mine // self.parts // 2)
+        if not self.engine.halve or self.parts >= mine:
             raise PacklightError(
-                f"checkpoint {self.path} is of another model, data or options; delete it or name another"
+                f"out of memory with {max(1, mine // self.parts)} samples at once; Engine(accumulate={2 * self.parts}) "
+                f"computes the same batch {fits} samples at a time, or choose batch={samples // 2}"
             )
+        self.parts *= 2
+        if self.processes.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # what is followed along the way
+
+    def _follow(self, loss: float) -> None:
+        run = self.run_seen
+        every = max(1, (run.steps or _LOGGED) // _LOGGED)
+        if run.step % every == 0 or run.step == run.steps:
+            self.rows.append({"step": run.step, "epoch": round(run.step / self.batches.an_epoch, 4), "loss": loss,
+                              "learning_rate": run.learning_rate, "seconds": round(self.elapsed, 3)})  # fmt: skip
+        if self.engine.patience and (run.step % self.batches.an_epoch == 0 or self._ended()):
+            self._validate(self.engine.patience)
+
+    def _validate(self, patience: int) -> None:
+        """Score the weights that would be returned now, keep the best, stop where none was better for long."""
+        metric = self.task.measure_with
+        with self._averaged():
+            self.score = self._score()
+        better = self.best_score is None or (self.score > self.best_score) == metric.higher_is_better
+        self.rows.append({"step": self.run_seen.step, "validation": self.score, "metric": metric.name})
+        if better:
+            self.best_score, self.waited = self.score, 0
+            self.best = {n: t.clone() for n, t in (self.average or self._floats()).items()}
+        else:
+            self.waited += 1
+            self.stopped = self.waited >= patience
+
+    def _score(self) -> float:
+        """The task's metric over the validation data, each process its share."""
+        data, metric = self.task.data("validation"), self.task.measure_with
+        rows = []
+        mine = shares(len(data), self.processes.rank, self.processes.count)
+        first = 0
+        self.forward.train(False)
+        try:
+            for batch in data.batches(self.options.batch):
+                where = [i - first for i in range(first, first + len(batch)) if i in mine]
+                first += len(batch)
+                if where and batch.targets is not None:
+                    given = (torch.from_numpy(np.ascontiguousarray(x[where])) for x in batch.inputs)
+                    inputs = tuple(self._laid_out(x) for x in given)
+                    with torch.no_grad(), self._autocast():
+                        outputs, _ = self.forward(*inputs)
+                    rows.append(metric.per_sample([o.float().cpu().numpy() for o in outputs], batch.targets[where]))
+        finally:
+            self.forward.train()
+            self.freezing.settle_norms()
+        whole = [r for part in self.processes.together(rows) for r in part]
+        if not whole:
+            raise PacklightError("early stopping needs labelled validation data; give Task(validation=(x, y))")
+        return float(metric.aggregate(np.concatenate(whole)))
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the trained ones, where there are any."""
+        live = self._floats()
+        kept = {n: t.clone() for n, t in live.items()} if self.average else {}
+        with torch.no_grad():
+            for name, value in self.average.items():
+                live[name].copy_(value)
+            yield
+            for name, value in kept.items():
+                live[name].copy_(value)
+
+    # making and keeping
+
+    def _floats(self) -> dict[str, Tensor]:
+        return {n: t.detach() for n, t in self.model.named_tensors().items() if t.dtype.is_floating_point}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters for the optimizer: one group a parameter where hooks set rates of their own, else two."""
+        groups: dict[Any, dict[str, Any]] = {}
+        own = [("", p) for hook in self.hooks for p in hook.parameters()]
+        for name, parameter in [*self.model.named_parameters(), *own]:
+            if parameter.requires_grad:
+                decays, alone = parameter.dim() >= 2, name if self.freezing.any else ""
+                decay = self.options.weight_decay if decays else 0.0
+                group = groups.setdefault((alone, decays), {"params": [], "weight_decay": decay, "name": alone})
+                group["params"].append(parameter)
+        return [groups[key] for key in sorted(groups, key=lambda key: (key[0], not key[1]))]
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if self.options.optimizer == "adamw":
+            return torch.optim.AdamW(self.groups, lr=self.options.learning_rate)
+        return torch.optim.SGD(self.groups, lr=self.options.learning_rate, momentum=_MOMENTUM, nesterov=True)
+
+    def _save(self) -> None:
+        if self.processes.main:
+            if self.checkpoint is not None:
+                checkpoints.write(self.checkpoint, self._state())
+            if self.log_path is not None:
+                write_text(self.log_path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.processes.wait()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.identity, "step": self.run_seen.step, "elapsed": self.elapsed, "parts": self.parts,
+            "tensors": {n: t.detach() for n, t in self.model.named_tensors().items()},
+            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+            "average": self.average, "best": self.best, "best_score": self.best_score, "score": self.score,
+            "waited": self.waited, "stopped": self.stopped, "rows": json.dumps(self.rows),
+            "hooks": [hook.state() for hook in self.hooks], "random": torch.get_rng_state(),
+        }  # fmt: skip
+
+    def _resume(self) -> None:
+        found = checkpoints.read(self.checkpoint, self.identity)
+        if found is None:
+            return
         with torch.no_grad():
             for name, tensor in self.model.named_tensors().items():
-                tensor.copy_(state["tensors"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = json.loads(state["schedule"])
-        for group, base in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
-            group["lr"] = base * self.schedule.lr_lambdas[0](self.schedule.last_epoch)
-        torch.set_rng_state(state["random"])
-        return step
+                tensor.copy_(found["tensors"][name])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.scaler.load_state_dict(found["scaler"])
+        for name in ("elapsed", "parts", "average", "best", "best_score", "score", "waited", "stopped"):
+            setattr(self, name, found[name])
+        for hook, state in zip(self.hooks, found["hooks"], strict=True):
+            hook.restore(state)
+        self.rows = json.loads(found["rows"])
+        self.run_seen.step = int(found["step"])
+        self.run_seen.progress = self._progress()
+        if self.processes.alone:
+            torch.set_rng_state(found["random"])
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C as an event, so that a step is finished and kept before the run ends; a second one ends at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def ask(*_: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -15,7 +15,6 @@ from packlight.passes.quantize.ranges import (
     best_range,
     fake_quantize,
     room_for_bias,
-    settled_bias,
     weight_scales,
 )
 
@@ -115,11 +114,6 @@ def test_searched_weight_scales_never_have_the_larger_error(bits: int) -> None:
     assert (errors[1] <= errors[0] * (1 + 1e-6)).all()
     if bits <= 4:
         assert errors[1].sum() < 0.9 * errors[0].sum()
-
-
-def test_a_bias_settles_on_whole_units_of_the_accumulator() -> None:
-    settled = settled_bias(torch.tensor([0.26, -0.24, 0.0]), torch.tensor([0.1, 0.5, 0.1], dtype=torch.float64))
-    assert settled.tolist() == pytest.approx([0.3, 0.0, 0.0])
 
 
 def test_a_channel_of_zero_weights_gets_a_scale_that_its_bias_fits_in() -> None:

@@ -20,8 +20,7 @@ import packlight as pl
 from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
 from packlight.task import Task
-from packlight.train import Distillation, Fit, Progress, fit, loop
-from packlight.train.loop import learning_rate_factor
+from packlight.train import Distillation, Engine, Fit, Progress, Schedule, fit, loop
 from packlight.train.losses import distillation_loss
 
 
@@ -78,7 +77,7 @@ def test_batch_norm_statistics_are_trained(fresh: pl.Model, trained: pl.Model) -
     assert not torch.equal(fresh.named_tensors()["1.running_mean"], trained.named_tensors()["1.running_mean"])
 
 
-@pytest.mark.parametrize("options", [Fit(epochs=1, precision="bf16"), Fit(epochs=1, channels_last=True),
+@pytest.mark.parametrize("options", [Fit(epochs=1, engine=Engine("bf16")), Fit(epochs=1, engine=Engine(channels_last=True)),
                                      Fit(epochs=1, optimizer="adamw", learning_rate=0.003)],
                          ids=["bf16", "channels last", "adamw"])  # fmt: skip
 def test_every_way_of_training_lowers_the_loss(fresh: pl.Model, task: Task, options: Fit) -> None:
@@ -89,10 +88,10 @@ def test_every_way_of_training_lowers_the_loss(fresh: pl.Model, task: Task, opti
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    factors = [learning_rate_factor(s, 100) for s in range(100)]
+    factors = [Schedule().factor(s, 100) for s in range(100)]
     assert factors[0] == pytest.approx(0.2) and factors[4] == 1.0 and factors[5] == 1.0
     assert factors[-1] < 1e-3 and all(a >= b for a, b in pairwise(factors[5:]))
-    assert learning_rate_factor(0, 1) == 1.0
+    assert Schedule().factor(0, 1) == 1.0
 
 
 def test_distillation_loss_by_hand() -> None:
@@ -123,14 +122,8 @@ def test_a_teacher_with_other_classes_is_an_error(fresh: pl.Model, task: Task) -
 
 
 def test_divergence_stops_at_once_and_says_where(fresh: pl.Model, task: Task) -> None:
-    with pytest.raises(PacklightError, match=r"diverged: the loss is (nan|inf) at step"):
+    with pytest.raises(PacklightError, match=r"diverged at step \d+ of 20: .* lower learning_rate"):
         fit(fresh, task, Fit(epochs=2, learning_rate=1e12))
-
-
-def test_a_quantized_model_is_not_silently_trained_without_gradients(trained: pl.Model, task: Task) -> None:
-    small = pl.quantize(trained, task)
-    with pytest.raises(PacklightError, match="quantized"):
-        fit(small, task, Fit(epochs=0.1))
 
 
 SCRIPT = textwrap.dedent("""
@@ -207,7 +200,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(fresh: pl.Model, task: Task, tm
 
 
 @pytest.mark.parametrize(
-    "bad", [{"epochs": 0}, {"batch": 0}, {"learning_rate": -1}, {"optimizer": "adam"}, {"precision": "int8"}],
+    "bad", [{"epochs": 0}, {"batch": 0}, {"learning_rate": -1}, {"optimizer": "adam"}, {"epochs": float("inf")}],
     ids=lambda b: next(iter(b)),
 )  # fmt: skip
 def test_bad_options_are_refused_before_work_starts(bad: dict[str, object]) -> None:

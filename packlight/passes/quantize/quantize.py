@@ -16,13 +16,14 @@ from torch.fx import Node
 
 from packlight.errors import PacklightError
 from packlight.model import Model, Step
+from packlight.model.integers import settle_biases
 from packlight.model.lineage import options_of
 from packlight.model.numerics import Format, Numerics
 from packlight.model.operators import kind, load_quantized_operators, packet
 from packlight.passes.fold import fold
 from packlight.passes.quantize.calibrate import Histogram, observe
 from packlight.passes.quantize.placement import Kernel, Placement, place
-from packlight.passes.quantize.ranges import affine, room_for_bias, settled_bias, weight_scales
+from packlight.passes.quantize.ranges import affine, room_for_bias, weight_scales
 from packlight.task import Task
 
 _BATCH = 32
@@ -76,7 +77,7 @@ def quantize(
         if kernel.group.weighted:
             _insert_weight(model, kernel, numerics.weight, options.ranges)
     model.notes = (*model.notes, *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()))
-    return model.tidy().with_step(Step("quantize", options=options_of(options)))
+    return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
 
 
 def is_quantized(model: Model) -> bool:
@@ -128,7 +129,7 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, how: str) -> None
     assert isinstance(source, Node)
     name, layer = str(source.target), model.layer(kernel.first)
     scales = weight_scales(model.tensor(source), form, search=how == "mse")
-    scales = _settle_bias(model, kernel.first, scales)
+    scales = _with_room_for_bias(model, kernel.first, scales)
     model.set_tensor(f"{name}_scale", scales)
     model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
     with graph.inserting_before(kernel.first):
@@ -140,18 +141,11 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, how: str) -> None
     kernel.first.replace_input_with(source, dq)
 
 
-def _settle_bias(model: Model, layer: Node, scales: torch.Tensor) -> torch.Tensor:
-    """Move a layer's bias to the integers that runtimes add, so that the Model computes what the file will.
-
-    Kernels add it to their int32 accumulator, in units of scale(input) · scale(weight). Returns the weight's scales,
-    coarser where a bias would not fit. A bias that other layers share stays as it is.
-    """
+def _with_room_for_bias(model: Model, layer: Node, scales: torch.Tensor) -> torch.Tensor:
+    """The weight's scales, coarser where the layer's bias would not fit into the accumulator's integers."""
     data, bias = layer.args[0], layer.args[2] if len(layer.args) > 2 else None
     if not isinstance(bias, Node) or not isinstance(data, Node) or packet(data) != "dequantize_per_tensor":
         return scales
     if len(bias.users) > 1:
         return scales
-    values, input_scale = model.tensor(bias).detach(), float(data.args[1])  # type: ignore[arg-type]
-    scales = room_for_bias(scales, values, input_scale)
-    model.set_tensor(str(bias.target), settled_bias(values, input_scale * scales.double()), trainable=True)
-    return scales
+    return room_for_bias(scales, model.tensor(bias).detach(), float(data.args[1]))  # type: ignore[arg-type]

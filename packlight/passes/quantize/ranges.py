@@ -99,11 +99,6 @@ def _least(centres: Tensor, counts: Tensor, low: Tensor, high: Tensor, form: For
     return float(low[i]), float(high[i])
 
 
-def settled_bias(bias: Tensor, unit: Tensor) -> Tensor:
-    """The bias [channels] as the nearest multiple of the accumulator's unit (> 0, [channels] or [1])."""
-    return ((bias.double() / unit).round() * unit).to(bias.dtype)
-
-
 def room_for_bias(scales: Tensor, bias: Tensor, input_scale: float) -> Tensor:
     """Weight scales, raised where |bias| / (input_scale · scale) would leave int32: channels whose weights are all
     but zero have tiny scales. A single scale serves the largest bias."""

@@ -1,0 +1,1 @@
+"""Comparisons of ways to train, a module each: `study(folder)` yields findings, resumable in that folder."""

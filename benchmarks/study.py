@@ -1,0 +1,43 @@
+"""Run a study and append its rows to the ledger (mode "study")."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import SCRATCH
+from benchmarks.ledger import DONE, Row, append, finding
+from benchmarks.run import state
+from packlight.errors import PacklightError
+from packlight.measure import Measurement
+from packlight.measure.machine import describe
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.py") if path.stem != "__init__")
+
+
+def run(name: str, ledger: Path) -> None:
+    """Findings are printed as they come; a killed study goes on from what it kept in .bench/studies."""
+    if name not in names():
+        raise PacklightError(f"no study {name!r}; there are {', '.join(names())}")
+    commit, changes = state()
+    run_name = f"study-{commit[:12]}{'-' + changes if changes else ''}"
+    folder = SCRATCH / "studies" / name / run_name
+    folder.mkdir(parents=True, exist_ok=True)
+    began, findings = time.monotonic(), []
+    for found in importlib.import_module(f"benchmarks.studies.{name}").study(folder):
+        findings.append(found)
+        value = f"{found['value']:.4g}" if found["value"] is not None else "–"
+        print(f"{name}: {found['form']}, {found['what']}: {value} {found['unit']}", file=sys.stderr, flush=True)
+    findings.append(finding("", DONE, Measurement.exact(time.monotonic() - began, "s")))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    stamp: dict[str, Any] = {"run": run_name, "time": now, "mode": "study", "case": name, "network": "", "commit": commit,
+                             "dirty": bool(changes), "machine": describe()}  # fmt: skip
+    append(ledger, [Row(**stamp, **f) for f in findings])

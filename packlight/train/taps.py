@@ -1,0 +1,108 @@
+"""A second graph over a Model's own tensors, for training it: layers' outputs laid open, quantizers with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from packlight.errors import PacklightError
+from packlight.model import Model, matching
+from packlight.model.operators import load_quantized_operators, packet
+
+
+class Tapped:
+    """Calls a Model; gives its flat outputs, and by name those of the layers asked for. Tensors are the Model's own."""
+
+    def __init__(self, model: Model, layers: Sequence[str]):
+        self.model = _trainable(model)
+        self.layers = tuple(layers)
+        self.outputs = len(model.outputs)
+        graph = self.model.graph_module.graph
+        known = self.model.layers()
+        for layer in self.layers:
+            if layer not in known:
+                matching(list(known), (layer,))  # says what is near
+                raise PacklightError(f"{layer!r} stands for several layers; name one")
+        (end,) = (n for n in graph.nodes if n.op == "output")
+        given: Any = end.args[0]
+        end.args = ((*given, *(known[layer] for layer in self.layers)),)
+        self.model.graph_module.recompile()
+
+    def train(self, mode: bool = True) -> None:
+        if self.model.training != mode:
+            self.model.train(mode)
+
+    def __call__(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Mapping[str, Tensor]]:
+        found = self.model.graph_module(*inputs)
+        return tuple(found[: self.outputs]), dict(zip(self.layers, found[self.outputs :], strict=True))
+
+
+def tapped(model: Model, layers: Sequence[str] = ()) -> Tapped:
+    """A way to train a Model. layers: names of those whose outputs are wanted, too."""
+    return Tapped(model, layers)
+
+
+class StraightThrough(torch.autograd.Function):
+    """Quantize and dequantize as the graph's own operators do; the gradient passes where the value was in range.
+
+    Bengio, Léonard, Courville 2013 (arXiv 1308.3432), section 4, with the clipping of Jacob et al. 2018 (arXiv
+    1712.05877), section 3.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantize: Any, dequantize: Any, low: int, high: int, settings: Any) -> Tensor:
+        q = quantize(x.float(), *settings)
+        ctx.save_for_backward(_inside(x, low, high, settings))
+        return dequantize(q, *settings).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None, None, None
+
+
+def _inside(x: Tensor, low: int, high: int, settings: Any) -> Tensor:
+    """Which values are not clipped: up to half a step beyond the ends is rounding."""
+    scale, zero, *rest = settings
+    if isinstance(scale, Tensor):
+        axes = [1] * x.dim()
+        axes[rest[0]] = -1
+        scale, zero = scale.reshape(axes), zero.reshape(axes)
+    steps = x / scale + zero
+    return (steps >= low - 0.5) & (steps <= high + 0.5)
+
+
+def straight_through(x: Tensor, quantize: Any, dequantize: Any, low: int, high: int, *settings: Any) -> Tensor:
+    """The call that stands in the graph in training."""
+    result: Tensor = StraightThrough.apply(x, quantize, dequantize, low, high, settings)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _trainable(model: Model) -> Model:
+    """The Model's graph again over the same tensors, each quantize/dequantize pair one call with a gradient."""
+    twin = model.copy(share_tensors=True)
+    graph = twin.graph_module.graph
+    found = False
+    for node in twin.nodes:
+        source = node.args[0] if node.args else None
+        if packet(node).startswith("dequantize_per_") and isinstance(source, Node):
+            if not packet(source).startswith("quantize_per_"):
+                continue  # a weight stored as integers: no master to train
+            load_quantized_operators()
+            low, high = (int(a) for a in node.args[-3:-1])  # type: ignore[arg-type]
+            with graph.inserting_before(node):
+                operators: Any = (source.target, node.target)
+                call = graph.call_function(straight_through, (source.args[0], *operators, low, high, *source.args[1:]))
+            call.meta = dict(node.meta)
+            node.replace_all_uses_with(call)
+            graph.erase_node(node)
+            if not source.users:
+                graph.erase_node(source)
+            found = True
+    if found:
+        twin.graph_module.recompile()
+    return twin
