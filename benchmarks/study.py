@@ -38,6 +38,6 @@ def run(name: str, ledger: Path) -> None:
         print(f"{name}: {found['form']}, {found['what']}: {value} {found['unit']}", file=sys.stderr, flush=True)
     findings.append(finding("", DONE, Measurement.exact(time.monotonic() - began, "s")))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    stamp: dict[str, Any] = {"run": run_name, "time": now, "mode": "study", "case": name, "network": "", "commit": commit,
-                             "dirty": bool(changes), "machine": describe()}  # fmt: skip
+    stamp: dict[str, Any] = {"run": run_name, "time": now, "mode": "study", "case": name, "network": "",
+                             "commit": commit, "dirty": bool(changes), "machine": describe()}  # fmt: skip
     append(ledger, [Row(**stamp, **f) for f in findings])

@@ -11,32 +11,43 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from packlight.api import compress, export, finetune, fold, load, measure, quantize
+    from packlight.api import compress, distill, export, finetune, fold, load, measure, quantize, transfer
     from packlight.errors import PacklightError
     from packlight.measure import Measurement
     from packlight.model import Model, statistics
     from packlight.search.budget import Budget
     from packlight.targets import Artifact, Runner
     from packlight.task import Metric, Task, Workload
-    from packlight.train import Distillation, Fit
+    from packlight.train import Distillation, Engine, Fit, Schedule
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "packlight.api": ("compress", "export", "finetune", "fold", "load", "measure", "quantize"),
+    "packlight.api": (
+        "compress",
+        "distill",
+        "export",
+        "finetune",
+        "fold",
+        "load",
+        "measure",
+        "quantize",
+        "transfer",
+    ),
     "packlight.errors": ("PacklightError",),
     "packlight.measure": ("Measurement",),
     "packlight.model": ("Model", "statistics"),
     "packlight.search.budget": ("Budget",),
     "packlight.targets": ("Artifact", "Runner"),
     "packlight.task": ("Metric", "Task", "Workload"),
-    "packlight.train": ("Distillation", "Fit"),
+    "packlight.train": ("Distillation", "Engine", "Fit", "Schedule"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Artifact", "Budget", "Distillation", "Fit", "Measurement", "Metric", "Model", "PacklightError", "Runner",
-    "Task", "Workload", "compress", "export", "finetune", "fold", "load", "measure", "quantize", "statistics",
+    "Artifact", "Budget", "Distillation", "Engine", "Fit", "Measurement", "Metric", "Model", "PacklightError", "Runner",
+    "Schedule", "Task", "Workload", "compress", "distill", "export", "finetune", "fold", "load", "measure", "quantize",
+    "statistics", "transfer",
 ]  # fmt: skip
 
 

@@ -41,6 +41,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 ExcludeOption = Annotated[
     list[str] | None, typer.Option("--exclude", help="Layer-name pattern to leave in float; may be repeated.")
 ]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="YAML file: fit, distillation, hooks. Options given here overrule it.")
+]
+EpochsOption = Annotated[float | None, typer.Option("--epochs", help="Passes over the training data; default 1.")]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate; default 0.01.")]
+BatchOption = Annotated[int | None, typer.Option("--batch", help="Samples a step, over all processes; default 128.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of data order, augmentation, dropout; default 0.")]
 OutFile = Annotated[Path, typer.Option("--out", help="The .plm file to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the artifact, result.json and report.html.")]
 
@@ -132,23 +139,96 @@ def finetune(
     model: ModelArgument,
     task: TaskOption,
     out: OutFile,
-    epochs: Annotated[float, typer.Option(help="Passes over the training data.")] = 1.0,
-    learning_rate: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 0.01,
+    recipe: RecipeOption = None,
+    epochs: EpochsOption = None,
+    learning_rate: RateOption = None,
+    batch: BatchOption = None,
+    seed: SeedOption = None,
+    time: Annotated[str | None, typer.Option("--time", help="The run ends then at the latest, e.g. 20m.")] = None,
     teacher: Annotated[str | None, typer.Option(help="A network to distil from.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File that a killed run resumes from.")] = None,
-    seed: Annotated[int, typer.Option(help="Of data order, augmentation and dropout.")] = 0,
+    log: Annotated[
+        Path | None, typer.Option(help="JSON-lines file of losses and scores; a page beside it plots them.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a network further on the task's training data, with distillation when a teacher is given."""
+    """Train a network further on the task's training data, with distillation when a teacher is given. A quantized
+    network is trained through its quantizers. Runs on several processes under torchrun -m packlight."""
+    from packlight.cli import training
+
     _check_file(out)
-    with progress.steps("training", as_json) as advance:
+    chosen = training.recipe(recipe, epochs, learning_rate, batch, seed, time)
+    with progress.steps("training", as_json or not training.first_process()) as advance:
         made = pl.finetune(
-            pl.load(model), task, epochs=epochs, learning_rate=learning_rate, options=pl.Fit(seed=seed),
-            teacher=pl.load(teacher) if teacher else None, checkpoint=checkpoint,
-            on_step=lambda p: advance(p.step, p.steps, f"loss {p.loss:.3f}, {p.rate:.1f} steps/s"),
+            pl.load(model), task, options=chosen.fit, distillation=chosen.distillation, hooks=chosen.hooks,
+            teacher=pl.load(teacher) if teacher else None, checkpoint=checkpoint, log=log,
+            on_step=training.shown(advance),
         )  # fmt: skip
+    if training.first_process():
         made.save(out)
-    _wrote(out, made, as_json)
+        if log is not None:
+            training.plot(log)
+        _wrote(out, made, as_json)
+
+
+@app.command()
+def distill(
+    teacher: Annotated[str, typer.Argument(help="The trained network: a .plm file, or module:factory.")],
+    task: TaskOption,
+    out: OutFile,
+    student: Annotated[
+        str, typer.Option(help="One of packlight's students by name, a .plm file, or module:factory.")
+    ] = "resnet8",
+    width: Annotated[float, typer.Option(help="Of a student by name: a factor on its channels.")] = 1.0,
+    recipe: RecipeOption = None,
+    epochs: EpochsOption = None,
+    learning_rate: RateOption = None,
+    batch: BatchOption = None,
+    seed: SeedOption = None,
+    control: Annotated[bool, typer.Option(help="Train the same student without the teacher, too.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a small network after a large one, and say what the teacher was worth."""
+    from packlight.cli import training
+    from packlight.students import names
+
+    _check_file(out)
+    chosen = training.recipe(recipe, epochs, learning_rate, batch, seed, None)
+    with progress.steps("training", as_json) as advance:
+        found = pl.distill(
+            pl.load(teacher), task, student=student if student in names() else pl.load(student), width=width,
+            options=chosen.fit, distillation=chosen.distillation, control=control, on_step=training.shown(advance),
+        )  # fmt: skip
+    found.model.save(out)
+    if as_json:
+        show.as_json({"wrote": str(out), **found.as_json()})
+        return
+    training.show_distilled(found)
+    show.line(f"wrote {out}: {found.model!r}")
+
+
+@app.command()
+def transfer(
+    model: ModelArgument,
+    task: TaskOption,
+    out: OutFile,
+    mode: Annotated[
+        list[str] | None, typer.Option(help="extract, adapt, unfreeze or full; may be repeated. Default: all.")
+    ] = None,
+    time: Annotated[str | None, typer.Option("--time", help="For all modes together, e.g. 20m.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a classifier a head for the task's classes, train it in several modes, keep what does best."""
+    _check_file(out)
+    with progress.stages(as_json) as stage:
+        modes: dict[str, Any] = {"modes": mode} if mode else {}
+        found = pl.transfer(pl.load(model), task, time_limit=time, on_stage=stage, **modes)
+    found.model.save(out)
+    if as_json:
+        show.as_json({"wrote": str(out), **found.as_json()})
+        return
+    show.line(found.table())
+    show.line(f"wrote {out}: {found.model!r}")
 
 
 @app.command()

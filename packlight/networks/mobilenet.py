@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
-Stage = tuple[int, int, int, int]  # expansion, channels, blocks, stride of the first block
-_SMALL: tuple[Stage, ...] = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 40, 3, 2), (4, 80, 2, 1))
-_STAGES: tuple[Stage, ...] = (
-    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+from packlight.networks.widths import scaled
+
+
+class Stage(NamedTuple):
+    """Blocks with equal outputs. expansion: times the inputs. stride: of the first block. kernel: odd, in pixels."""
+
+    expansion: int
+    channels: int
+    blocks: int
+    stride: int
+    kernel: int = 3
+
+
+_SMALL = (Stage(1, 16, 1, 1), Stage(4, 24, 2, 2), Stage(4, 40, 3, 2), Stage(4, 80, 2, 1))
+_STAGES = (
+    Stage(1, 16, 1, 1), Stage(6, 24, 2, 2), Stage(6, 32, 3, 2), Stage(6, 64, 4, 2), Stage(6, 96, 3, 1),
+    Stage(6, 160, 3, 2), Stage(6, 320, 1, 1),
 )  # fmt: skip
 
 
-def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def normed_relu6(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution with "same" padding for odd kernels, batch norm, ReLU6."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expansion, 3×3 depthwise, 1×1 projection without activation; a shortcut where the shape stays."""
+    """1×1 expansion, depthwise, 1×1 projection without activation; a shortcut where the shape stays."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, kernel: int = 3):
         super().__init__()
         hidden = inputs * expansion
-        layers: list[nn.Module] = [_layer(inputs, hidden, 1)] if expansion > 1 else []
-        layers += [_layer(hidden, hidden, 3, stride, hidden), nn.Conv2d(hidden, outputs, 1, bias=False)]
+        layers: list[nn.Module] = [normed_relu6(inputs, hidden, 1)] if expansion > 1 else []
+        layers += [normed_relu6(hidden, hidden, kernel, stride, hidden), nn.Conv2d(hidden, outputs, 1, bias=False)]
         self.body = nn.Sequential(*layers, nn.BatchNorm2d(outputs))
         self.residual = stride == 1 and inputs == outputs
 
@@ -31,18 +48,32 @@ class InvertedResidual(nn.Module):
         return x + self.body(x) if self.residual else self.body(x)
 
 
-class MobileNetV2(nn.Module):
-    """A first convolution of `stem` channels, the stages, a 1×1 convolution to `last` channels, pooling and a head."""
+def inverted_residuals(inputs: int, stages: Sequence[Stage], width: float) -> tuple[list[nn.Module], int]:
+    """The stages' blocks behind `inputs` channels, their own channels multiplied by width, and what the last gives."""
+    blocks: list[nn.Module] = []
+    for stage in stages:
+        outputs = scaled(stage.channels, width)
+        for i in range(stage.blocks):
+            blocks.append(InvertedResidual(inputs, outputs, 1 if i else stage.stride, stage.expansion, stage.kernel))
+            inputs = outputs
+    return blocks, inputs
 
-    def __init__(self, channels: int, classes: int, stages: tuple[Stage, ...], stem: int, stem_stride: int, last: int):
+
+class MobileNetV2(nn.Module):
+    """A first convolution of `stem` channels, the stages, a 1×1 convolution to `last` channels, pooling and a head.
+
+    width multiplies the channels of all of them.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, stages: Sequence[Stage], stem: int, stem_stride: int, last: int,
+        width: float = 1,
+    ):  # fmt: skip
         super().__init__()
-        layers: list[nn.Module] = [_layer(channels, stem, 3, stem_stride)]
-        inputs = stem
-        for expansion, outputs, count, stride in stages:
-            for i in range(count):
-                layers.append(InvertedResidual(inputs, outputs, stride if i == 0 else 1, expansion))
-                inputs = outputs
-        self.features = nn.Sequential(*layers, _layer(inputs, last, 1))
+        stem, last = scaled(stem, width), scaled(last, width)
+        first = normed_relu6(channels, stem, 3, stem_stride)
+        blocks, outputs = inverted_residuals(stem, stages, width)
+        self.features = nn.Sequential(first, *blocks, normed_relu6(outputs, last, 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(last, classes)
 
@@ -55,6 +86,9 @@ def mobilenet_v2(channels: int = 3, classes: int = 1000) -> MobileNetV2:
     return MobileNetV2(channels, classes, _STAGES, stem=32, stem_stride=2, last=1280)
 
 
-def mobilenet_v2_small(channels: int = 1, classes: int = 10) -> MobileNetV2:
-    """A MobileNetV2 for images of about 30 pixels: the resolution falls twice, at most 80 channels between blocks."""
-    return MobileNetV2(channels, classes, _SMALL, stem=16, stem_stride=1, last=320)
+def mobilenet_v2_small(channels: int = 1, classes: int = 10, width: float = 1) -> MobileNetV2:
+    """A MobileNetV2 for images of about 30 pixels: the resolution falls twice, at most 80 channels between blocks.
+
+    width multiplies the channels.
+    """
+    return MobileNetV2(channels, classes, _SMALL, stem=16, stem_stride=1, last=320, width=width)

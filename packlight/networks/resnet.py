@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from packlight.networks.widths import scaled
+
 
 def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution with "same" padding for odd kernels, then batch norm."""
@@ -48,7 +50,7 @@ class SmallResNet(nn.Module):
 
     def __init__(self, channels: int, classes: int, width: float, blocks_a_stage: int):
         super().__init__()
-        widths = [max(1, round(base * width)) for base in (16, 32, 64)]
+        widths = [scaled(base, width) for base in (16, 32, 64)]
         self.stem = _normed(channels, widths[0], 3)
         blocks, inputs = [], widths[0]
         for stage, outputs in enumerate(widths):

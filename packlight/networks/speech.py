@@ -153,23 +153,23 @@ class Convolution(nn.Module):
 class Conformer(nn.Module):
     """A small Conformer with learned absolute positions and mean pooling, for clips of one fixed length.
 
-    frames: of the features; two convolutions halve bands and keep time.
+    frames: of the features; two convolutions of `stem` channels halve bands and keep time.
     """
 
-    def __init__(self, classes: int, width: int, blocks: int, heads: int, frames: int, bands: int = 80):
+    def __init__(self, classes: int, width: int, blocks: int, heads: int, frames: int, bands: int = 80, stem: int = 24):
         super().__init__()
         self.features = _pitch_bands(bands)
         self.norm = nn.BatchNorm1d(bands)
-        self.first = nn.Sequential(*_activated(nn.Conv2d(1, 24, 3, (2, 1), 1, bias=False)))
-        self.second = nn.Sequential(*_activated(nn.Conv2d(24, 24, 3, (2, 1), 1, bias=False)))
-        self.embed = nn.Linear(24 * (bands // 4), width)
+        self.first = nn.Sequential(*_activated(nn.Conv2d(1, stem, 3, (2, 1), 1, bias=False)))
+        self.second = nn.Sequential(*_activated(nn.Conv2d(stem, stem, 3, (2, 1), 1, bias=False)))
+        self.embed = nn.Linear(stem * (bands // 4), width)
         self.positions = nn.Parameter(torch.zeros(frames, width))
         self.dropout = nn.Dropout(0.1)
         self.blocks = nn.Sequential(*(ConformerBlock(width, heads, 9, 0.1) for _ in range(blocks)))
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(self.first(self.norm(self.features(x))[:, None]))  # [n, 24, bands/4, frames]
+        y = self.second(self.first(self.norm(self.features(x))[:, None]))  # [n, stem, bands/4, frames]
         y = self.embed(y.flatten(1, 2).transpose(1, 2)) + self.positions
         return self.head(self.blocks(self.dropout(y)).mean(1))
 
@@ -179,6 +179,8 @@ def ds_cnn(classes: int = 4, width: int = 64, blocks: int = 6) -> DsCnn:
     return DsCnn(classes, width, blocks)
 
 
-def conformer(classes: int = 4, samples: int = 10_240, width: int = 96, blocks: int = 3, heads: int = 4) -> Conformer:
-    """Conformer for waveforms [n, samples] at 16 kHz."""
-    return Conformer(classes, width, blocks, heads, frames=(samples - 1024) // 256 + 1)
+def conformer(
+    classes: int = 4, samples: int = 10_240, width: int = 96, blocks: int = 3, heads: int = 4, stem: int = 24
+) -> Conformer:
+    """Conformer for waveforms [n, samples] at 16 kHz, samples >= 1024. stem: channels of the first convolutions."""
+    return Conformer(classes, width, blocks, heads, frames=(samples - 1024) // 256 + 1, stem=stem)

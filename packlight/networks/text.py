@@ -1,4 +1,4 @@
-"""Networks that read token ids: a six-layer BERT encoder for sentences, and an LSTM classifier."""
+"""Networks that read token ids: a six-layer BERT encoder for sentences, a small one and an LSTM that classify."""
 
 from __future__ import annotations
 
@@ -92,6 +92,33 @@ class LstmClassifier(nn.Module):
         return self.head(self.dropout(masked_mean(states, mask.to(states.dtype))))
 
 
+class TransformerClassifier(nn.Module):
+    """Word and position embeddings, BERT layers, the mean over the tokens, a linear head.
+
+    longest: tokens. The rows of `positions` past a shorter sequence are not used. Embeddings start as BERT's (Devlin et
+    al. 2018), with a standard deviation of 0.02.
+    """
+
+    def __init__(self, classes: int, width: int, layers: int, heads: int, longest: int):
+        super().__init__()
+        self.words = nn.Embedding(_VOCABULARY, width)
+        self.positions = nn.Embedding(longest, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(0.1)
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, 4 * width) for _ in range(layers))
+        self.head = nn.Linear(width, classes)
+        for embedding in (self.words, self.positions):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.dropout(self.norm(self.words(ids) + self.positions.weight[: ids.shape[1]]))
+        real = mask.to(x.dtype)
+        bias = ((1 - real) * -1e4)[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.head(self.dropout(masked_mean(x, real)))
+
+
 def sentence_encoder(weights: str | Path | None = None) -> SentenceEncoder:
     """all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084), 22.6 M
     parameters. weights: its `model.safetensors`; None leaves them random."""
@@ -111,6 +138,13 @@ def sentence_classifier(classes: int, weights: str | Path | None = None) -> Sent
 def lstm_classifier(classes: int, embedding: int = 64, width: int = 96) -> LstmClassifier:
     """Bidirectional LSTM over the sentence encoder's 30,522 word pieces; most parameters are the embedding's."""
     return LstmClassifier(classes, embedding, width)
+
+
+def transformer_classifier(
+    classes: int, tokens: int = 128, width: int = 64, layers: int = 2, heads: int = 4
+) -> TransformerClassifier:
+    """Small BERT classifier for up to `tokens` of the sentence encoder's word pieces; width: a multiple of heads."""
+    return TransformerClassifier(classes, width, layers, heads, tokens)
 
 
 def _renamed(name: str) -> str:

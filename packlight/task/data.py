@@ -152,7 +152,10 @@ class LoaderData(Data):
                 yield Batch(tuple(x[part] for x in batch.inputs), targets)
 
     def fingerprint(self) -> str:
+        """Of the content; of the length alone where the loader shuffles."""
         seen = hashlib.sha256()
+        if _shuffles(self.loader):
+            return hashlib.sha256(f"{type(self.loader).__name__} of {len(self)} samples".encode()).hexdigest()
         for batch in self._read():
             for x in (*batch.inputs, *(() if batch.targets is None else (batch.targets,))):
                 seen.update(repr((x.shape, x.dtype.str)).encode())

@@ -21,9 +21,9 @@ class Freezing:
         self.factors: dict[str, float] = {}
         self.trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.norms = [
-            (node, str(weight.target))
+            (node, weight)
             for node in live.nodes
-            if packet(node) == "batch_norm" and isinstance(weight := node.args[1], Node)
+            if packet(node) == "batch_norm" and (weight := _ruling(node)) is not None
         ]
 
     def factor(self, name: str) -> float:
@@ -62,3 +62,12 @@ class Freezing:
         """Everything may be trained again."""
         for _, parameter in self.trained:
             parameter.requires_grad_(True)
+
+
+def _ruling(norm: Node) -> str | None:
+    """The parameter whose rate says whether a batch norm is frozen: its weight, else that of the layer before it."""
+    weight, before = norm.args[:2][::-1]
+    if isinstance(weight, Node):
+        return str(weight.target)
+    read = before.all_input_nodes if isinstance(before, Node) else []
+    return next((str(n.target) for n in read if n.op == "get_attr"), None)

@@ -100,10 +100,7 @@ class _Training:
         self.log_path = Path(log) if log else None
         self.batches = Batches(task, options)
         steps = options.steps(self.batches.an_epoch)
-        told = [[type(h).__name__, h.options()] for h in hooks]
-        self.identity = digest(
-            [options_of(options), steps, self.batches.data.fingerprint(), *map(str, model.lineage), model.name, told]
-        )
+        self.identity = "" if checkpoint is None else self._identity(model, steps)
         self.processes = Processes()
         device = self.processes.device
         self.engine = options.engine
@@ -135,6 +132,12 @@ class _Training:
         self.waited, self.stopped = 0, False
         self.elapsed = 0.0
         self.rows: list[dict[str, Any]] = []
+
+    def _identity(self, model: Model, steps: int | None) -> str:
+        """Of everything that decides what a run does."""
+        told = [[type(h).__name__, h.options()] for h in self.hooks]
+        data = self.batches.data.fingerprint()
+        return digest([options_of(self.options), steps, data, *map(str, model.lineage), model.name, told])
 
     # the way through a run
 
@@ -175,7 +178,7 @@ class _Training:
             self.model.graph_module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.freezing.thaw()
         made = settle_biases(self.model.to("cpu"))
-        told = options_of(self.options)
+        told = _in_short(self.options)
         for hook in self.hooks:
             told |= hook.options()
         return made.with_step(Step("finetune", options=told))
@@ -409,6 +412,14 @@ class _Training:
         self.run_seen.progress = self._progress()
         if self.processes.alone:
             torch.set_rng_state(found["random"])
+
+
+def _in_short(options: Fit) -> dict[str, Any]:
+    """The options for the lineage; of schedule and engine, what is not the default."""
+    told, default = options_of(options), options_of(Fit())
+    for name in ("schedule", "engine"):
+        told[name] = {key: value for key, value in told[name].items() if value != default[name][key]}
+    return told
 
 
 def _seed(seed: int) -> None:

@@ -22,8 +22,8 @@ class Distillation:
     """How a student follows a teacher's class scores.
 
     temperature: > 0; softmaxes are taken of scores / temperature, and the loss is multiplied by temperature² so that
-    its gradients keep their size. weight: in [0, 1], the share of the distillation loss; the rest is the task's own loss.
-    1 needs no labels. kind: "kd" (Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2), "dist" (Huang et al. 2022,
+    its gradients keep their size. weight: in [0, 1], the share of the distillation loss; the rest is the task's own. 1
+    needs no labels. kind: "kd" (Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2), "dist" (Huang et al. 2022,
     arXiv 2205.10536: correlations instead of values) or "dkd" (Zhao et al. 2022, arXiv 2203.08679: the true class apart
     from the others; needs labels). standardize: scores less their mean over their deviation first (Sun et al. 2024,
     arXiv 2403.01427), for a student that cannot reach the teacher's range.

@@ -78,7 +78,8 @@ class Engine:
             raise PacklightError(f"precision {self.precision!r}: choose {', '.join(_PRECISIONS)}")
         wrong = {
             "accumulate": self.accumulate < 1, "clip": self.clip is not None and not self.clip > 0,
-            "ema": self.ema is not None and not 0 < self.ema < 1, "patience": (self.patience or 1) < 1,
+            "ema": self.ema is not None and not 0 < self.ema < 1,
+            "patience": self.patience is not None and self.patience < 1,
         }  # fmt: skip
         for name in (n for n, bad in wrong.items() if bad):
             raise PacklightError(f"Engine({name}={getattr(self, name)}) is out of range; see its documentation")

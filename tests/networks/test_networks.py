@@ -12,6 +12,7 @@ from packlight.errors import PacklightError
 from packlight.measure.parity import check
 from packlight.networks.speech import LogMel
 from packlight.networks.text import sentence_encoder
+from packlight.networks.widths import scaled
 from packlight.targets import export
 from packlight.task.readers import sentence_encoder_files
 
@@ -27,10 +28,39 @@ WORDS = (torch.randint(1, 30_000, (2, 16)), torch.ones(2, 16, dtype=torch.int64)
         (networks.mobilenet_v2, 3_504_872),
         (networks.resnet50, 25_557_032),
         (networks.sentence_encoder, 22_713_216 - 384 * 384 - 384),  # without the pooler, which is not used
+        (lambda: networks.efficientnet_lite(3, 1000), 4_652_008),
     ],
 )
 def test_a_known_network_has_its_published_number_of_parameters(make, published):
     assert sum(p.numel() for p in make().parameters()) == published
+
+
+def test_squeezenet_has_the_weights_of_version_1_1_besides_its_biases_and_norms():
+    fires = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
+    biases = 64 + sum(squeeze + 2 * expand for squeeze, expand in fires) + 1000
+    weights = sum(p.numel() for p in networks.squeezenet(3, 1000).parameters() if p.dim() > 1)
+    assert weights == 1_235_496 - biases  # torchvision's squeezenet1_1
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "multiple", "wanted"),
+    [(64, 1.0, 1, 64), (64, 0.26, 1, 17), (64, 0.001, 1, 1), (96, 0.3, 4, 28), (96, 0.001, 4, 4)],
+)
+def test_a_width_scales_channels_to_the_nearest_multiple(channels, width, multiple, wanted):
+    assert scaled(channels, width, multiple) == wanted
+
+
+def test_padding_does_not_change_the_class_of_a_text():
+    torch.manual_seed(0)
+    network = networks.transformer_classifier(3, tokens=16).eval()
+    ids, mask = WORDS[0].clone(), WORDS[1].clone()
+    mask[:, 10:] = 0
+    with torch.no_grad():
+        first = network(ids, mask)
+        ids[:, 10:] = 7
+        assert torch.allclose(network(ids, mask), first, atol=1e-5)  # float32, two layers
+        ids[:, 0] += 1
+        assert not torch.allclose(network(ids, mask), first, atol=1e-5)
 
 
 @pytest.mark.parametrize("hertz", [150.0, 440.0, 1000.0, 2500.0])
@@ -66,13 +96,28 @@ def test_padding_does_not_change_what_a_sentence_means():
         (networks.lenet300, IMAGE),
         (networks.lenet5, IMAGE),
         (networks.mobilenet_v2_small, IMAGE),
+        (networks.squeezenet, IMAGE),
+        (lambda: networks.efficientnet_lite(width=0.25), IMAGE),
         (networks.unet, (torch.zeros(2, 1, 56, 56),)),
         (networks.ds_cnn, WAVE),
         (networks.conformer, WAVE),
         (lambda: networks.lstm_classifier(2), WORDS),
+        (lambda: networks.transformer_classifier(2), WORDS),
         (lambda: networks.sentence_classifier(2), WORDS),
     ],
-    ids=["lenet300", "lenet5", "mobilenet_v2_small", "unet", "ds_cnn", "conformer", "lstm", "sentence"],
+    ids=[
+        "lenet300",
+        "lenet5",
+        "mobilenet_v2_small",
+        "squeezenet",
+        "efficientnet_lite",
+        "unet",
+        "ds_cnn",
+        "conformer",
+        "lstm",
+        "transformer",
+        "sentence",
+    ],
 )
 def test_every_network_comes_in_and_runs_on_onnx_runtime(make, inputs, exporter, tmp_path):
     torch.manual_seed(0)

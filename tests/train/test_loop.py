@@ -77,7 +77,7 @@ def test_batch_norm_statistics_are_trained(fresh: pl.Model, trained: pl.Model) -
     assert not torch.equal(fresh.named_tensors()["1.running_mean"], trained.named_tensors()["1.running_mean"])
 
 
-@pytest.mark.parametrize("options", [Fit(epochs=1, engine=Engine("bf16")), Fit(epochs=1, engine=Engine(channels_last=True)),
+@pytest.mark.parametrize("options", [Fit(engine=Engine("bf16")), Fit(engine=Engine(channels_last=True)),
                                      Fit(epochs=1, optimizer="adamw", learning_rate=0.003)],
                          ids=["bf16", "channels last", "adamw"])  # fmt: skip
 def test_every_way_of_training_lowers_the_loss(fresh: pl.Model, task: Task, options: Fit) -> None:
