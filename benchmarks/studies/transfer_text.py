@@ -16,10 +16,11 @@ from packlight.measure import Measurement
 from packlight.measure.quality import evaluate
 from packlight.task import Task
 from packlight.task.readers import sentence_encoder_files
-from packlight.train import Transfer
+from packlight.train import Fit, Transfer
 
 MODES = ("extract", "adapt", "full")
 SEED = 0
+TUNED = Fit(epochs=2, batch=16, learning_rate=5e-5, optimizer="adamw", weight_decay=0.01)
 
 
 def study(folder: Path) -> Iterator[Finding]:
@@ -31,7 +32,7 @@ def study(folder: Path) -> Iterator[Finding]:
     scores = {}
     for mode in MODES:
         began = time.monotonic()
-        made = pl.transfer(encoder, task, modes=(mode,), options=Transfer()).model
+        made = pl.transfer(encoder, task, modes=(mode,), options=Transfer(fit=TUNED)).model
         yield finding(mode, "training_s", Measurement.exact(time.monotonic() - began, "s"))
         scores[mode] = evaluate(made, task)
         yield finding(mode, "accuracy", scores[mode].measurement)
