@@ -51,13 +51,28 @@ def table(found: dict[str, Rows], forms: Sequence[str] = ("*",)) -> str:
     return "\n".join([*lines, "", *remarks])
 
 
+def listing(found: dict[str, Rows]) -> str:
+    """One table of studies, a line a number."""
+    lines = ["| study | of | measured | value [95 %] | n |", "|---|---|---|--:|--:|"]
+    for name, rows in found.items():
+        for (form, what, _), row in rows.items():
+            if form:
+                assert row.value is not None
+                assert row.low is not None
+                assert row.high is not None
+                shown = Measurement(row.value, row.unit, row.n, row.low, row.high)
+                lines.append(f"| {name} | {form} | {what.replace('_', ' ')} | {shown} | {row.n:,} |")
+    return "\n".join([*lines, "", *(provenance(name, rows) for name, rows in found.items())])
+
+
 def provenance(name: str, rows: Rows) -> str:
     """Which command measured a case, when, where, and on what commit."""
     row = next(iter(rows.values()))
     machine, dirty = row.machine, " with uncommitted changes" if row.dirty else ""
     seconds, quick = rows["", DONE, None].value or 0.0, "--quick " if row.mode == "quick" else ""
+    command = f"study {name}" if row.mode == "study" else f"run {quick}--only {name}"
     return (
-        f"* {name}: `python -m benchmarks run {quick}--only {name}`, {row.time[:16]} UTC, commit {row.commit[:12]}"
+        f"* {name}: `python -m benchmarks {command}`, {row.time[:16]} UTC, commit {row.commit[:12]}"
         f"{dirty}, {machine.get('processor')}, {machine.get('cores')} cores, one thread, {seconds:.0f} s."
     )
 
@@ -82,6 +97,9 @@ def fill(text: str, rows: Sequence[Row], where: str) -> str:
     def block(match: re.Match[str]) -> str:
         start, mode, patterns, forms, end = match.groups()
         found = cases(rows, mode)
+        if mode == "study":
+            chosen = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
+            return f"{start}{listing(chosen) if chosen else 'Not measured yet.'}\n{end}"
         wanted = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
         if not wanted and not any(fnmatchcase(case.name, p) for case in CASES for p in patterns.split()):
             raise PacklightError(f"{where}: no case fits {patterns!r}; there are {', '.join(c.name for c in CASES)}")
