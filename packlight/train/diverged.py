@@ -26,7 +26,7 @@ def likely_cause(model: Model, inputs: Sequence[Tensor]) -> str:
         looked.run(*inputs)
     if looked.found is None:
         return "the network's outputs are finite, so the loss itself overflows or a target is out of its range"
-    largest = max((float(model.tensor(n).abs().max()) for n in looked.weights), default=0.0)
+    largest = max((float(model.tensor(n).detach().abs().max()) for n in looked.weights), default=0.0)
     if largest > _HUGE:
         return f"layer {looked.found} overflows, with weights as large as {largest:.1e}: lower learning_rate"
     return f"layer {looked.found} is the first whose output is not finite: a division by zero, or an overflow"

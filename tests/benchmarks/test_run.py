@@ -8,7 +8,7 @@ from made_rows import made_case
 from benchmarks import ROOT
 from benchmarks.case import Case
 from benchmarks.ledger import append, read
-from benchmarks.run import _state, run
+from benchmarks.run import run, state
 
 CASE = Case("no-such-case", "packlight.networks:lenet300", (1, 28, 28))
 
@@ -23,7 +23,7 @@ def no_forms(monkeypatch):
 
 
 def run_id():
-    commit, changes = _state()
+    commit, changes = state()
     return f"quick-{commit[:12]}{'-' + changes if changes else ''}"
 
 
@@ -45,4 +45,4 @@ def test_a_case_that_dies_is_a_row_with_the_reason_and_is_tried_again(tmp_path):
         added = read(ledger)[whole:]
         assert [(row.what, row.form) for row in added] == [("failed", "")] * attempt
     assert added[0].detail["reason"] == "case no-such-case ended with exit code 2: see above"
-    assert (added[0].run, added[0].commit) == (run_id(), _state()[0])
+    assert (added[0].run, added[0].commit) == (run_id(), state()[0])
