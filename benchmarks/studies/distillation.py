@@ -1,14 +1,16 @@
 """A small student with a teacher and, as the control, without: same weights to start from, data order and schedule.
 
-Student: ResNet-8 at 0.6 of its width (28,047 parameters, a tenth of the teacher's). Teacher: the demo's ResNet-20.
-Full Fashion-MNIST, three seeds, judged on the 10,000 test images. Recipe and distillation are defaults of the field and
-of packlight (temperature 4, weight 0.7), not tuned here.
+Student: LeNet-5 at a quarter of its width (27,027 parameters, a tenth of the teacher's). Teacher: the demo's ResNet-20.
+Full Fashion-MNIST in four fixed augmented copies, so that the teacher is asked once about each and its answers serve
+every epoch and seed. Three seeds, judged on the 10,000 test images. Temperature and weight are packlight's defaults,
+not tuned here.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +22,20 @@ from benchmarks.ledger import Finding, finding, packed
 from packlight import networks
 from packlight.measure import Measurement, intervals
 from packlight.measure.quality import evaluate
-from packlight.task import Task
+from packlight.task import ArrayData, Task
 from packlight.task.metrics import accuracy
-from packlight.train import Distill, Engine, Fit, fit
+from packlight.train import Distill, Fit, fit
 
 SEEDS = (0, 1, 2)
-WIDTH = 0.6
-EPOCHS = 6.0
+WIDTH, COPIES = 0.25, 4
+HOW = Fit(epochs=5, learning_rate=0.05)
 TEACHER = ROOT / "packlight" / "data" / "resnet20_fashion_mnist.plm"
 Array = np.ndarray
 
 
 def study(folder: Path) -> Iterator[Finding]:
-    task, teacher = Task.named("fashion-mnist"), pl.load(TEACHER)
+    torch.set_num_threads(1)
+    task, teacher = _copied(Task.named("fashion-mnist")), pl.load(TEACHER)
     rows: dict[str, list[Array]] = {"control": [], "distilled": []}
     for seed in SEEDS:
         for arm, hits in rows.items():
@@ -40,7 +43,9 @@ def study(folder: Path) -> Iterator[Finding]:
             hits.append(right)
             score = intervals.quality(right, accuracy())
             yield finding(f"{arm}, seed {seed}", "accuracy", score, right=packed(right[:, 0] == 1))
-            yield finding(f"{arm}, seed {seed}", "training_s", Measurement.exact(seconds, "s"), teacher_s=teacher_s)
+            yield finding(f"{arm}, seed {seed}", "training_s", Measurement.exact(seconds, "s"))
+            if arm == "distilled":
+                yield finding(f"{arm}, seed {seed}", "teacher_s", Measurement.exact(teacher_s, "s"))
     gains = [distilled - control for control, distilled in zip(rows["control"], rows["distilled"], strict=True)]
     for arm, hits in rows.items():
         yield finding(arm, "accuracy", over_images(100 * np.mean(hits, axis=0), "%"))
@@ -48,16 +53,24 @@ def study(folder: Path) -> Iterator[Finding]:
     yield finding("distilled − control", "gain over seeds", over_seeds([100 * float(g.mean()) for g in gains]))
 
 
+def _copied(task: Task) -> Task:
+    """The task with COPIES augmented copies of its training images, and no other augmentation."""
+    data = task.data("train")
+    pixels = torch.from_numpy(data.inputs[0]).float()
+    made = [task.augment(pixels, torch.Generator().manual_seed(i)).to(torch.uint8).numpy() for i in range(COPIES)]
+    train = ArrayData(np.concatenate(made), np.tile(data.targets, COPIES), scale=data.scale, shift=data.shift)
+    return replace(task, train=train, augment=None)
+
+
 def _arm(folder: Path, seed: int, arm: str, task: Task, teacher: pl.Model) -> tuple[Array, float, float]:
     """Hits [10,000, 1] of the trained student, seconds, and of those the teacher's."""
     path = folder / f"{arm}-{seed}.npz"
     if not path.exists():
         torch.manual_seed(seed)
-        student = pl.load(networks.resnet8(width=WIDTH), torch.zeros(2, 1, 28, 28), name="student")
-        how = Fit(epochs=EPOCHS, learning_rate=0.1, seed=seed, engine=Engine("bf16", channels_last=True))
-        distill = Distill(teacher)
+        student = pl.load(networks.lenet5(width=WIDTH), torch.zeros(2, 1, 28, 28), name="student")
+        distill = Distill(teacher, cache=folder / "answers")
         began = time.monotonic()
-        made = fit(student, task, how, hooks=[distill] if arm == "distilled" else [])
+        made = fit(student, task, replace(HOW, seed=seed), hooks=[distill] if arm == "distilled" else [])
         seconds = time.monotonic() - began
         np.savez(path, rows=evaluate(made, task).rows, seconds=seconds, teacher_s=distill.teacher_s)
     with np.load(path) as kept:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+from packlight.networks.widths import scaled
+
 
 class LeNet300(nn.Module):
     """LeNet-300-100: two hidden layers of 300 and 100 units, 266,610 parameters on 28×28 images."""
@@ -20,14 +22,15 @@ class LeNet300(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """The Caffe LeNet-5: 20 and 50 filters of 5×5, a hidden layer of 500, 431,080 parameters."""
+    """The Caffe LeNet-5: 20 and 50 filters of 5×5, a hidden layer of 500, all times `width`; 431,080 parameters at 1."""
 
-    def __init__(self, channels: int = 1, classes: int = 10):
+    def __init__(self, channels: int = 1, classes: int = 10, width: float = 1):
         super().__init__()
-        self.first = nn.Conv2d(channels, 20, 5)
-        self.second = nn.Conv2d(20, 50, 5)
-        self.hidden = nn.Linear(50 * 4 * 4, 500)
-        self.head = nn.Linear(500, classes)
+        first, second, hidden = (scaled(units, width) for units in (20, 50, 500))
+        self.first = nn.Conv2d(channels, first, 5)
+        self.second = nn.Conv2d(first, second, 5)
+        self.hidden = nn.Linear(second * 4 * 4, hidden)
+        self.head = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = max_pool2d(self.first(x), 2)
@@ -40,6 +43,6 @@ def lenet300(pixels: int = 784, classes: int = 10) -> LeNet300:
     return LeNet300(pixels, classes)
 
 
-def lenet5(channels: int = 1, classes: int = 10) -> LeNet5:
-    """The Caffe LeNet-5 for 28×28 images."""
-    return LeNet5(channels, classes)
+def lenet5(channels: int = 1, classes: int = 10, width: float = 1) -> LeNet5:
+    """The Caffe LeNet-5 for 28×28 images. width multiplies its channels and hidden units."""
+    return LeNet5(channels, classes, width)
