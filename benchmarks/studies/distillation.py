@@ -24,11 +24,11 @@ from packlight.measure import Measurement, intervals
 from packlight.measure.quality import evaluate
 from packlight.task import ArrayData, Task
 from packlight.task.metrics import accuracy
-from packlight.train import Distill, Fit, fit
+from packlight.train import Distill, Engine, Fit, fit
 
 SEEDS = (0, 1, 2)
 WIDTH, COPIES = 0.25, 4
-HOW = Fit(epochs=5, learning_rate=0.05)
+HOW = Fit(epochs=3, learning_rate=0.02, engine=Engine(clip=1.0))
 TEACHER = ROOT / "packlight" / "data" / "resnet20_fashion_mnist.plm"
 Array = np.ndarray
 
