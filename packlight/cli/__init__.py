@@ -157,7 +157,10 @@ def finetune(
     from packlight.cli import training
 
     _check_file(out)
+    training.check_log(log)
     chosen = training.recipe(recipe, epochs, learning_rate, batch, seed, time)
+    if teacher is None and chosen.distillation != pl.Distillation():
+        raise PacklightError(f"{recipe} has a distillation, but there is no teacher; give --teacher")
     with progress.steps("training", as_json or not training.first_process()) as advance:
         made = pl.finetune(
             pl.load(model), task, options=chosen.fit, distillation=chosen.distillation, hooks=chosen.hooks,
@@ -194,11 +197,15 @@ def distill(
 
     _check_file(out)
     chosen = training.recipe(recipe, epochs, learning_rate, batch, seed, None)
+    if chosen.hooks:
+        raise PacklightError(f"{recipe}: distillation is compared with its control alone; leave hooks out")
     with progress.steps("training", as_json) as advance:
         found = pl.distill(
             pl.load(teacher), task, student=student if student in names() else pl.load(student), width=width,
             options=chosen.fit, distillation=chosen.distillation, control=control, on_step=training.shown(advance),
         )  # fmt: skip
+    if not training.first_process():
+        return
     found.model.save(out)
     if as_json:
         show.as_json({"wrote": str(out), **found.as_json()})
@@ -219,10 +226,14 @@ def transfer(
     as_json: JsonOption = False,
 ) -> None:
     """Give a classifier a head for the task's classes, train it in several modes, keep what does best."""
+    from packlight.cli import training
+
     _check_file(out)
     with progress.stages(as_json) as stage:
         modes: dict[str, Any] = {"modes": mode} if mode else {}
         found = pl.transfer(pl.load(model), task, time_limit=time, on_stage=stage, **modes)
+    if not training.first_process():
+        return
     found.model.save(out)
     if as_json:
         show.as_json({"wrote": str(out), **found.as_json()})

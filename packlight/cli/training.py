@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packlight.cli import show
+from packlight.errors import PacklightError
 
 if TYPE_CHECKING:
     from packlight.search.distill import Distilled
@@ -25,6 +26,8 @@ def recipe(
     found = read_recipe(path) if path is not None else Recipe()
     given: dict[str, Any] = {"epochs": epochs, "learning_rate": rate, "batch": batch, "seed": seed}
     fit = replace(found.fit, **{name: value for name, value in given.items() if value is not None})
+    if epochs is not None:  # a recipe's steps would overrule it
+        fit = replace(fit, schedule=replace(fit.schedule, steps=None))
     if time is not None:
         fit = replace(fit, schedule=replace(fit.schedule, time_s=parse_time(time)))
     return replace(found, fit=fit)
@@ -35,7 +38,7 @@ def shown(advance: Callable[..., None]) -> Callable[[Progress], None]:
 
     def on_step(p: Progress) -> None:
         score = "" if p.validation is None else f", validation {p.validation:.2f}"
-        advance(p.step, p.steps or None, f"loss {p.loss:.3f}{score}, {p.rate:.1f} steps/s")
+        advance(p.share, 1.0, f"step {p.step:,}, loss {p.loss:.3f}{score}, {p.rate:.1f} steps/s")
 
     return on_step
 
@@ -43,6 +46,12 @@ def shown(advance: Callable[..., None]) -> Callable[[Progress], None]:
 def first_process() -> bool:
     """Whether this is the process of a run that writes files and prints; torchrun says which."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_log(log: Path | None) -> None:
+    """Refuse a log that its own page would be written over."""
+    if log is not None and log.suffix == ".html":
+        raise PacklightError(f"--log {log}: the log is JSON lines, its page is written beside it; name it run.jsonl")
 
 
 def plot(log: Path) -> None:

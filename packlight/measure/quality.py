@@ -66,7 +66,7 @@ def evaluate(
     """
     data = task.data(split)
     run = torch_runner(network) if isinstance(network, Model) else network
-    fixed = fixed_batch(network) if isinstance(network, Model) else getattr(network, "fixed_batch", None)
+    fixed = getattr(network, "fixed_batch", None)
     rows: list[Array] = []
     decided: list[Array] = []
     for batch in data.batches(fixed or _BATCH):
@@ -128,12 +128,6 @@ def torch_runner(model: Model) -> Runs:
 def check_fit(model: Model, inputs: tuple[Array, ...]) -> None:
     """Raise PacklightError unless arrays have the shapes and dtypes that a Model takes."""
     model.check_inputs([x.shape for x in inputs], [str(x.dtype) for x in inputs])
-
-
-def fixed_batch(model: Model) -> int | None:
-    """The batch size that a Model insists on, None when it takes any."""
-    axis = model.inputs[0].shape[0] if model.inputs and model.inputs[0].shape else None
-    return axis if isinstance(axis, int) else None
 
 
 def workload_inputs(task: Task, split: str, batch: int) -> tuple[Array, ...]:

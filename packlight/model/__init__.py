@@ -1,8 +1,8 @@
 """The Model, its operator table, its statistics and its file."""
 
 from packlight.model.lineage import Step
-from packlight.model.model import Model, matching
+from packlight.model.model import Model, fingerprint, matching
 from packlight.model.spec import TensorSpec
 from packlight.model.statistics import LayerStatistics, Statistics, statistics
 
-__all__ = ["LayerStatistics", "Model", "Statistics", "Step", "TensorSpec", "matching", "statistics"]
+__all__ = ["LayerStatistics", "Model", "Statistics", "Step", "TensorSpec", "fingerprint", "matching", "statistics"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +60,12 @@ class Model:
         self.notes = tuple(notes)
         self.limits = dict(limits or {})
         self.training = False
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the network insists on, None where it takes any."""
+        axis = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
+        return axis if isinstance(axis, int) else None
 
     # calling
 
@@ -128,6 +135,10 @@ class Model:
         """Every parameter and buffer by name, the ones that a state_dict would leave out included."""
         parameters = self.graph_module.named_parameters(remove_duplicate=False)
         return dict(parameters) | dict(self.graph_module.named_buffers(remove_duplicate=False))
+
+    def fingerprint(self) -> str:
+        """A hex digest of all tensors: names, types, shapes and values."""
+        return fingerprint(self.named_tensors())
 
     def tensor(self, node: Node) -> Tensor:
         """The parameter or buffer that a get_attr node reads."""
@@ -257,6 +268,15 @@ class Model:
         steps = "".join(f" → {step}" for step in self.lineage)
         takes = ", ".join(f"{s.name}: {s}" for s in self.inputs)
         return f"Model {self.name}({takes}), {size:,} parameters{steps}"
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A hex digest of named tensors: names, types, shapes and values."""
+    seen = hashlib.sha256()
+    for name, tensor in tensors.items():
+        seen.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return seen.hexdigest()
 
 
 def matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:

@@ -22,7 +22,7 @@ class LeNet300(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """The Caffe LeNet-5: 20 and 50 filters of 5×5, a hidden layer of 500, all times `width`; 431,080 parameters at 1."""
+    """The Caffe LeNet-5: 20 and 50 filters of 5×5, a hidden layer of 500, 431,080 parameters; all times `width`."""
 
     def __init__(self, channels: int = 1, classes: int = 10, width: float = 1):
         super().__init__()

@@ -10,7 +10,7 @@ import numpy as np
 
 from packlight.errors import PacklightError
 from packlight.measure.machine import cores
-from packlight.measure.quality import check_fit, fixed_batch, scored, torch_runner, workload_inputs
+from packlight.measure.quality import check_fit, scored, torch_runner, workload_inputs
 from packlight.model import Model, matching
 from packlight.model.finite import check_finite
 from packlight.passes.fold import fold
@@ -60,7 +60,7 @@ def _in_memory(task: Task, split: str) -> list[str]:
 
 
 def _check_workload(model: Model, task: Task) -> None:
-    fixed, batch, threads = fixed_batch(model), task.workload.batch, task.workload.threads
+    fixed, batch, threads = model.fixed_batch, task.workload.batch, task.workload.threads
     if fixed not in (None, batch):
         raise PacklightError(
             f"{model.name} has a fixed batch of {fixed}, the workload asks for {batch}; set Workload(batch={fixed})"

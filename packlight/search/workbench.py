@@ -12,7 +12,7 @@ from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores
 from packlight.measure.parity import check
-from packlight.measure.quality import Scores, evaluate_artifact, fixed_batch, workload_inputs
+from packlight.measure.quality import Scores, evaluate_artifact, workload_inputs
 from packlight.model import Model, statistics
 from packlight.passes.quantize import quantize
 from packlight.search.candidates import Candidate
@@ -108,7 +108,7 @@ class Workbench:
             raise
 
     def _parity_inputs(self, model: Model) -> tuple[Any, ...]:
-        return workload_inputs(self.ground.task, self.ground.split, fixed_batch(model) or _PARITY_SAMPLES)
+        return workload_inputs(self.ground.task, self.ground.split, model.fixed_batch or _PARITY_SAMPLES)
 
     def _score(self, artifact: Artifact) -> Scores:
         return evaluate_artifact(artifact, self.ground.task, self.ground.split)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from packlight.errors import PacklightError
 from packlight.task import ArrayData, Data, Task
+from packlight.task.data import Batch
 from packlight.train.options import Fit
 
 
@@ -73,7 +74,7 @@ class Batches:
             step = (epoch + 1) * self.an_epoch
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
-        """Arrays are shuffled by (seed, epoch); loaders shuffle themselves."""
+        """Arrays are shuffled by (seed, epoch); loaders shuffle themselves, and their batches are joined and cut."""
         size = self.options.batch
         if isinstance(self.data, ArrayData):
             order = np.random.default_rng((self.options.seed, epoch)).permutation(len(self.data))
@@ -82,7 +83,7 @@ class Batches:
                 batch = self.data.select(index)
                 yield batch.inputs, batch.targets, index
             return
-        for i, batch in enumerate(self.data.batches(size)):
+        for i, batch in enumerate(_of_size(self.data.batches(size), size)):
             if i >= skip:
                 yield batch.inputs, batch.targets, None
 
@@ -93,3 +94,37 @@ class Batches:
             tensors[0], index = self.task.augment(tensors[0], generator), None
         labels = None if targets is None else torch.from_numpy(np.ascontiguousarray(targets))
         return Whole(tuple(tensors), labels, index)
+
+
+def _of_size(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
+    """The samples of batches of at most `size` in batches of exactly that; the last may be smaller."""
+    held: list[Batch] = []
+    have = 0
+    for batch in batches:
+        held.append(batch)
+        have += len(batch)
+        if have >= size:
+            whole = _joined(held)
+            yield _cut(whole, 0, size)
+            have -= size
+            held = [_cut(whole, size, size + have)] if have else []
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    columns = [*zip(*(b.inputs for b in batches), strict=True)]
+    labels = [b.targets for b in batches if b.targets is not None]
+    if any(len({x.shape[1:] for x in column}) > 1 for column in (*columns, labels)):
+        raise PacklightError(
+            "the loader's batches differ in shape and in size from the batch of training; pad the data to one size, or "
+            "choose Fit(batch=…) as the loader's own"
+        )
+    return Batch(tuple(map(np.concatenate, columns)), np.concatenate(labels) if labels else None)
+
+
+def _cut(batch: Batch, first: int, last: int) -> Batch:
+    targets = None if batch.targets is None else batch.targets[first:last]
+    return Batch(tuple(x[first:last] for x in batch.inputs), targets)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import math
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from packlight.errors import PacklightError
-from packlight.model import Model
+from packlight.model import Model, fingerprint
 from packlight.model.lineage import digest, options_of
 from packlight.task import ArrayData
 from packlight.train.hooks import Hook, Run, Seen
@@ -65,6 +67,10 @@ class Distill(Hook):
     ):  # fmt: skip
         if features and not isinstance(teacher, Model):
             raise PacklightError("features are read from the teacher's layers: it must be a packlight Model")
+        if cache and not isinstance(teacher, Model | nn.Module):
+            raise PacklightError(
+                "answers in files are known by the teacher's weights: it must be a packlight Model or a torch module"
+            )
         self.teacher, self.how, self.features = teacher, how, tuple(features)
         self.cache = Path(cache) if cache else None
         self.taps = tuple(dict.fromkeys(f.student for f in features))
@@ -80,7 +86,7 @@ class Distill(Hook):
             self._tapped = tapped(mine, tuple(dict.fromkeys(f.teacher for f in self.features)))
             self._check(run, mine)
         if not self.features and isinstance(run.data, ArrayData):
-            self._answers = _Answers(self.cache, digest([self._identity(), run.data.fingerprint()]), len(run.data))
+            self._answers = _Answers(self.cache, digest([self.identity(), run.data.fingerprint()]), len(run.data))
 
     def _check(self, run: Run, teacher: Model) -> None:
         """Both answer the same example, in shapes that fit; projections are made."""
@@ -96,7 +102,8 @@ class Distill(Hook):
         generator = torch.Generator().manual_seed(0)
         for i, feature in enumerate(self.features):
             if feature.kind == "hint":
-                self._maps[i] = _projection(seen[feature.student], theirs[feature.teacher], generator).to(run.device)
+                one, other = self._layer(seen, feature.student), self._layer(theirs, feature.teacher)
+                self._maps[i] = _projection(one, other, generator).to(run.device)
             with torch.no_grad():
                 self._feature_loss(i, seen, theirs)
 
@@ -116,12 +123,17 @@ class Distill(Hook):
 
     def _feature_loss(self, i: int, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
         feature = self.features[i]
-        student, teacher = mine[feature.student], theirs[feature.teacher]
+        student, teacher = self._layer(mine, feature.student), self._layer(theirs, feature.teacher)
         if feature.kind == "attention":
             return attention_loss(student, teacher)
         if feature.kind == "relation":
             return relation_loss(student, teacher, feature.heads)
         return F.mse_loss(_to_size(self._maps[i](student.float()), teacher).float(), teacher.float())
+
+    def _layer(self, seen: Mapping[str, Tensor], name: str) -> Tensor:
+        if not isinstance(seen[name], Tensor):
+            raise PacklightError(f"layer {name!r} gives several tensors; follow a layer behind it that gives one")
+        return seen[name]
 
     def _ask(self, seen: Seen) -> tuple[Tensor, Mapping[str, Tensor]]:
         if self._answers is None or seen.index is None:
@@ -137,18 +149,22 @@ class Distill(Hook):
         if self._tapped is None:
             given: Any = self.teacher
             found = given(*inputs)
-            return (found[0] if isinstance(found, tuple | list) else found), {}
+            scores = found[0] if isinstance(found, tuple | list) and found else found
+            if not isinstance(scores, Tensor):
+                raise PacklightError(
+                    f"a teacher that is a callable must return a tensor of class scores, got {type(scores).__name__}; "
+                    "wrap it: lambda x: teacher(x).logits"
+                )
+            return scores, {}
         outputs, taps = self._tapped(*inputs)
         return outputs[0], taps
 
-    def _identity(self) -> Any:
-        if not isinstance(self.teacher, Model):
-            return None if self.cache is None else repr(self.teacher)
-        seen = hashlib.sha256()
-        for name, tensor in self.teacher.named_tensors().items():
-            seen.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return seen.hexdigest()
+    def identity(self) -> str:
+        if isinstance(self.teacher, Model):
+            return self.teacher.fingerprint()
+        if isinstance(self.teacher, nn.Module):
+            return digest([repr(self.teacher), fingerprint(self.teacher.state_dict())])
+        return ""
 
     def options(self) -> dict[str, Any]:
         name = self.teacher.name if isinstance(self.teacher, Model) else getattr(self.teacher, "__name__", "callable")
@@ -223,8 +239,17 @@ class _Answers:
         try:
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
             scores, known = self._files()
-            self.scores = open_memmap(scores, mode="w+", dtype=np.float32, shape=shape)
-            self.known = open_memmap(known, mode="w+", dtype=bool, shape=(self.samples,))
+            _make_whole(scores, np.float32, shape)
+            _make_whole(known, bool, (self.samples,))
         except OSError as error:
             raise PacklightError(f"cannot write the teacher's answers to {self.prefix}: {error.strerror}") from error
-        return True
+        return self._opened()
+
+
+def _make_whole(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
+    """A file of zeros, there whole at once; where another process was faster, its file stays."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        open_memmap(temporary, mode="w+", dtype=dtype, shape=shape).flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)

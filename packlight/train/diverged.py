@@ -33,9 +33,12 @@ def likely_cause(model: Model, inputs: Sequence[Tensor]) -> str:
 
 
 def overflowed(model: Model) -> str | None:
-    """The first parameter or buffer that holds a value that is not finite."""
-    floats = (item for item in model.named_tensors().items() if item[1].dtype.is_floating_point)
-    return next((name for name, tensor in floats if not tensor.isfinite().all()), None)
+    """The first parameter that holds a value that is not finite, or buffer with a NaN: masks hold infinities."""
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.named_tensors().items():
+        if tensor.dtype.is_floating_point and (tensor.isnan() | (tensor.isinf() & (name in parameters))).any():
+            return name
+    return None
 
 
 class _Looking(Interpreter):
@@ -50,7 +53,7 @@ class _Looking(Interpreter):
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         looked = self.found is None and n.op == "call_function" and isinstance(result, Tensor)
-        if looked and result.dtype.is_floating_point and not result.isfinite().all():
+        if looked and result.dtype.is_floating_point and (result.isnan() | result.isposinf()).any():
             self.found = self.owner.layer(n)
             self.weights = [a for a in n.all_input_nodes if a.op == "get_attr"]
         return result

@@ -70,6 +70,10 @@ class Hook:
         """A scalar to be added to the loss, the mean over the samples seen."""
         return None
 
+    def settled(self, progress: float) -> bool:
+        """Whether a network of this share of the run, 0..1, may be what is returned; early stopping waits for it."""
+        return True
+
     def before_step(self, run: Run) -> None:
         """Gradients are there, weights have not moved."""
 
@@ -77,7 +81,7 @@ class Hook:
         """Weights have moved."""
 
     def end(self, run: Run) -> None:
-        """After the last step, weights final."""
+        """After the last step; the weights are those that are returned: the last, averaged or best."""
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors that a checkpoint must keep, parameters of its own included."""
@@ -92,6 +96,10 @@ class Hook:
     def options(self) -> dict[str, Any]:
         """Plain values that say what it does, for lineage and checkpoint."""
         return {}
+
+    def identity(self) -> str:
+        """What a checkpoint must know besides, such as the digest of a teacher's weights."""
+        return ""
 
 
 def enumerate_named(parameters: Iterable[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:

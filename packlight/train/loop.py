@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from packlight.model.lineage import digest, options_of
 from packlight.task import Task
 from packlight.train import state as checkpoints
 from packlight.train.batches import Batches, Whole
+from packlight.train.checks import check_fixed_batch, check_inputs, check_place, interruptible, is_out_of_memory
 from packlight.train.distill import Distill
 from packlight.train.diverged import likely_cause, overflowed
 from packlight.train.freezing import Freezing
@@ -47,7 +47,8 @@ CHECKPOINT_EVERY_S = 60.0
 @dataclass(frozen=True)
 class Progress:
     """Told after every step. steps: planned; 0 where time ends the run. loss: of this step's batch. rate: steps a
-    second since the start or resumption. left_s: seconds that are left at this rate. validation: the newest score."""
+    second since the start or resumption. left_s: seconds that are left at this rate. share: of the run that is done,
+    0..1. validation: the newest score."""
 
     step: int
     steps: int
@@ -55,6 +56,7 @@ class Progress:
     learning_rate: float
     rate: float
     left_s: float = 0.0
+    share: float = 0.0
     validation: float | None = None
 
 
@@ -83,7 +85,7 @@ def fit(
     if teacher is not None:
         hooks = [*hooks, Distill(teacher, distillation)]
     training = _Training(model, task, options, list(hooks), checkpoint, log)
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         training.run(on_step, interrupted)
     return training.result()
 
@@ -98,7 +100,11 @@ class _Training:
         self.task, self.options, self.hooks = task, options, hooks
         self.checkpoint = Path(checkpoint) if checkpoint else None
         self.log_path = Path(log) if log else None
+        for path in (self.checkpoint, self.log_path):
+            check_place(path)
         self.batches = Batches(task, options)
+        if options.engine.patience is not None:
+            task.data("validation")
         steps = options.steps(self.batches.an_epoch)
         self.identity = "" if checkpoint is None else self._identity(model, steps)
         self.processes = Processes()
@@ -107,7 +113,7 @@ class _Training:
         if self.engine.precision == "fp16" and device.type == "cpu":
             raise PacklightError("fp16 training needs a GPU; on a CPU choose bf16 or fp32")
         self.model = model.copy().to(device).eval()
-        _seed(options.seed + self.processes.rank)
+        torch.manual_seed(options.seed + self.processes.rank)
         if self.engine.channels_last:
             self.model.graph_module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.run_seen = Run(self.model, steps, device, data=self.batches.data)
@@ -125,7 +131,8 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.engine.precision == "fp16")
         self.base = task_loss(task.loss)
         self.parts = self.engine.accumulate
-        self.average = {n: t.clone() for n, t in self._floats().items()} if self.engine.ema else {}
+        averaged = self._floats() if self.engine.ema else {}  # but for masks: infinity less infinity is no number
+        self.average = {n: t.clone() for n, t in averaged.items() if t.isfinite().all()}
         self.best: dict[str, Tensor] = {}
         self.best_score: float | None = None
         self.score: float | None = None
@@ -135,9 +142,10 @@ class _Training:
 
     def _identity(self, model: Model, steps: int | None) -> str:
         """Of everything that decides what a run does."""
-        told = [[type(h).__name__, h.options()] for h in self.hooks]
+        told = [[type(h).__name__, h.options(), h.identity()] for h in self.hooks]
         data = self.batches.data.fingerprint()
-        return digest([options_of(self.options), steps, data, *map(str, model.lineage), model.name, told])
+        weights = model.fingerprint()
+        return digest([options_of(self.options), steps, data, *map(str, model.lineage), model.name, weights, told])
 
     # the way through a run
 
@@ -147,9 +155,14 @@ class _Training:
         began = saved = monotonic()
         start, before = run.step, self.elapsed
         batches = self.batches.after(start)
+        if self._ended():
+            self._save()  # a log that an earlier run did not write
         while not self._ended():
             self._set_rates()
-            loss = self._step(next(batches))
+            whole = next(batches)
+            if run.step == start:
+                check_inputs(self.model, whole)
+            loss = self._step(whole)
             now = monotonic()
             run.step, self.elapsed = run.step + 1, before + now - began
             run.progress = self._progress()
@@ -159,21 +172,22 @@ class _Training:
             if on_step:
                 rate = (run.step - start) / max(now - began, 1e-9)
                 left = (1 - run.progress) / max(run.progress, 1e-9) * self.elapsed
-                on_step(Progress(run.step, steps or 0, loss, run.learning_rate, rate, left, self.score))
-            stop = any(self.processes.together(interrupted.is_set()))
-            if now - saved > CHECKPOINT_EVERY_S or stop or self._ended():
+                on_step(Progress(run.step, steps or 0, loss, run.learning_rate, rate, left, run.progress, self.score))
+            told = self.processes.together((interrupted.is_set(), now - saved > CHECKPOINT_EVERY_S))
+            stop, due = (any(column) for column in zip(*told, strict=True))  # saving waits for all processes
+            if due or stop or self._ended():
                 self._save()
                 saved = now
             if stop:
                 raise KeyboardInterrupt
-        for hook in self.hooks:
-            hook.end(run)
 
     def result(self) -> Model:
         tensors = self._floats()
         with torch.no_grad():
             for name, value in (self.best or self.average).items():
                 tensors[name].copy_(value)
+        for hook in self.hooks:
+            hook.end(self.run_seen)
         if self.engine.channels_last:
             self.model.graph_module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.freezing.thaw()
@@ -212,19 +226,22 @@ class _Training:
                 loss = self._gradients(whole)
                 break
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
+                    check_fixed_batch(self.model, len(whole.inputs[0]), self.parts * self.processes.count, error)
                     raise
                 self._more_parts(len(whole.inputs[0]))
                 if state is not None:
                     torch.set_rng_state(state)
-        self._check(loss, whole)
-        for hook in self.hooks:
-            hook.before_step(self.run_seen)
+        if self._check(loss, whole):
+            for hook in self.hooks:
+                hook.before_step(self.run_seen)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.average:
-            torch._foreach_lerp_(list(self.average.values()), list(self._floats().values()), 1 - self.engine.ema)  # type: ignore[operator]
+            live = self._floats()
+            now = [live[name] for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), now, 1 - self.engine.ema)  # type: ignore[operator]
         return loss
 
     def _gradients(self, whole: Whole) -> float:
@@ -257,14 +274,15 @@ class _Training:
         dtype = torch.float16 if self.engine.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.processes.device.type, dtype, enabled=self.engine.precision != "fp32")
 
-    def _check(self, loss: float, whole: Whole) -> None:
-        """Clip the gradient; where it or the loss is no number, stop before it reaches the weights."""
+    def _check(self, loss: float, whole: Whole) -> bool:
+        """Clip the gradient; where it or the loss is no number, stop before it reaches the weights. Whether the
+        gradient is finite: with loss scaling, a step that is not is left out."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
         if self.engine.clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.engine.clip, torch.tensor(norm))
         if np.isfinite(loss) and (np.isfinite(norm) or self.scaler.is_enabled()):
-            return
+            return bool(np.isfinite(norm))
         self.optimizer.zero_grad()
         good = overflowed(self.model) is None
         if good:
@@ -283,7 +301,7 @@ class _Training:
         self.optimizer.zero_grad()
         mine = max(1, samples // self.processes.count)
         fits = max(1, mine // self.parts // 2)
-        if not self.engine.halve or self.parts >= mine:
+        if not self.engine.halve or self.parts >= mine or not self.processes.alone:
             raise PacklightError(
                 f"out of memory with {max(1, mine // self.parts)} samples at once; Engine(accumulate={2 * self.parts}) "
                 f"computes the same batch {fits} samples at a time, or choose batch={samples // 2}"
@@ -296,8 +314,8 @@ class _Training:
 
     def _follow(self, loss: float) -> None:
         run = self.run_seen
-        every = max(1, (run.steps or _LOGGED) // _LOGGED)
-        if run.step % every == 0 or run.step == run.steps:
+        every = max(1, (run.steps or run.step) // _LOGGED)
+        if run.step % every == 0 or self._ended():
             self.rows.append({"step": run.step, "epoch": round(run.step / self.batches.an_epoch, 4), "loss": loss,
                               "learning_rate": run.learning_rate, "seconds": round(self.elapsed, 3)})  # fmt: skip
         if self.engine.patience and (run.step % self.batches.an_epoch == 0 or self._ended()):
@@ -308,9 +326,11 @@ class _Training:
         metric = self.task.measure_with
         with self._averaged():
             self.score = self._score()
-        better = self.best_score is None or (self.score > self.best_score) == metric.higher_is_better
+        sign = 1 if metric.higher_is_better else -1
         self.rows.append({"step": self.run_seen.step, "validation": self.score, "metric": metric.name})
-        if better:
+        if not all(hook.settled(self.run_seen.progress) for hook in self.hooks):
+            return
+        if self.best_score is None or sign * self.score > sign * self.best_score:
             self.best_score, self.waited = self.score, 0
             self.best = {n: t.clone() for n, t in (self.average or self._floats()).items()}
         else:
@@ -405,6 +425,8 @@ class _Training:
         self.scaler.load_state_dict(found["scaler"])
         for name in ("elapsed", "parts", "average", "best", "best_score", "score", "waited", "stopped"):
             setattr(self, name, found[name])
+        device = self.processes.device
+        self.average, self.best = ({n: t.to(device) for n, t in d.items()} for d in (self.average, self.best))
         for hook, state in zip(self.hooks, found["hooks"], strict=True):
             hook.restore(state)
         self.rows = json.loads(found["rows"])
@@ -420,31 +442,3 @@ def _in_short(options: Fit) -> dict[str, Any]:
     for name in ("schedule", "engine"):
         told[name] = {key: value for key, value in told[name].items() if value != default[name][key]}
     return told
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C as an event, so that a step is finished and kept before the run ends; a second one ends at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def ask(*_: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

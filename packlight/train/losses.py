@@ -15,6 +15,7 @@ from packlight.errors import PacklightError
 Loss = Callable[[Sequence[Tensor], Tensor], Tensor]
 _DKD_BETA = 8.0  # weight of the other classes: Zhao et al. 2022, table 6's for CIFAR-100
 _TINY = 1e-8
+_IGNORED = -100  # a label that cross entropy leaves out, as torch does
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,33 @@ def task_loss(loss: str | Callable[..., Tensor]) -> Loss:
     if callable(loss):
         return lambda outputs, targets: loss(outputs[0] if len(outputs) == 1 else outputs, targets)
     if loss == "cross_entropy":
-        return lambda outputs, targets: F.cross_entropy(outputs[0].float(), targets)
+        return lambda outputs, targets: F.cross_entropy(outputs[0].float(), _labels(outputs[0], targets))
     if loss == "mse":
-        return lambda outputs, targets: F.mse_loss(outputs[0].float(), targets.float())
+        return _squared_error
     raise PacklightError(f"no loss {loss!r}; choose cross_entropy or mse, or give a callable (outputs, targets)")
+
+
+def _labels(scores: Tensor, targets: Tensor) -> Tensor:
+    """Targets of cross entropy: classes [n, …] of any integer type, or probabilities of the scores' shape."""
+    if scores.dim() >= 2 and targets.shape == scores.shape and targets.dtype.is_floating_point:
+        return targets
+    classes = scores.shape[1] if scores.dim() >= 2 else 0
+    if targets.dtype.is_floating_point or targets.is_complex() or targets.shape != (len(scores), *scores.shape[2:]):
+        raise PacklightError(
+            f"cross entropy needs scores [n, classes] and labels [n] that are integers; the network gives "
+            f"{list(scores.shape)}, the targets are {str(targets.dtype).removeprefix('torch.')} {list(targets.shape)}"
+        )
+    labels = targets.long()
+    outside = labels[((labels < 0) | (labels >= classes)) & (labels != _IGNORED)]
+    if len(outside):
+        raise PacklightError(f"the network tells classes 0 to {classes - 1} apart, a target is {int(outside[0])}")
+    return labels
+
+
+def _squared_error(outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
+    if outputs[0].shape != targets.shape:
+        raise PacklightError(
+            f"mean squared error needs targets of the outputs' shape: the network gives {list(outputs[0].shape)}, the "
+            f"targets are {list(targets.shape)}"
+        )
+    return F.mse_loss(outputs[0].float(), targets.float())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from packlight.errors import PacklightError
 
@@ -91,7 +92,7 @@ class Fit:
 
     epochs: > 0, may be a fraction; passes over the training data. batch: samples a step, over all processes.
     learning_rate: the peak. optimizer: "sgd" (Nesterov momentum 0.9) or "adamw". weight_decay: on weights with two or
-    more axes only. seed: of data order, augmentation and dropout.
+    more axes only. seed: >= 0, of data order, augmentation and dropout.
     """
 
     epochs: float = 1.0
@@ -104,6 +105,8 @@ class Fit:
     engine: Engine = Engine()
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise PacklightError(f"training needs a seed >= 0, got {self.seed}")
         if not self.epochs > 0 or self.batch < 1 or not 0 < self.learning_rate < math.inf or self.weight_decay < 0:
             raise PacklightError(
                 f"training needs epochs > 0, batch >= 1, learning_rate > 0 and weight_decay >= 0, got {self.epochs}, "
@@ -124,13 +127,35 @@ class Fit:
 def from_mapping(kind: type[Any], given: Mapping[str, Any], where: str) -> Any:
     """An options dataclass from plain values, as a YAML file has them; unknown names are refused by name."""
     known = {f.name: f for f in fields(kind)}
-    if unknown := sorted(set(given) - set(known)):
+    if unknown := sorted(set(given) - set(known), key=str):
         raise PacklightError(f"{where}: no option {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
     inner = {"schedule": Schedule, "engine": Engine}
     values = dict(given)
     for name in inner.keys() & {n for n, value in given.items() if isinstance(value, Mapping)}:
         values[name] = from_mapping(inner[name], given[name], f"{where}.{name}")
+    check_types(kind, values, where)
     try:
         return kind(**values)
     except TypeError as error:  # a value of another type than the range checks take
         raise PacklightError(f"{where}: {error}") from error
+
+
+def check_types(kind: Callable[..., Any], given: Mapping[str, Any], where: str) -> None:
+    """Raise PacklightError where a value is not of the type that a dataclass or a class's __init__ declares for it.
+    A whole number may stand for a float; a sequence is not looked into."""
+    hints = get_type_hints(kind if is_dataclass(kind) else kind.__init__)
+    for name, value in given.items():
+        allowed = [get_origin(t) or t for t in (get_args(hints[name]) or (hints[name],))]
+        if get_origin(hints[name]) is tuple:
+            allowed = [tuple]
+        fits = [t for t in allowed if isinstance(value, (int, float) if t is float else t)]
+        if not fits or (isinstance(value, bool) and bool not in allowed):
+            names = " or ".join(_TYPES.get(t, t.__name__) for t in allowed)
+            hint = "; YAML reads 1e-3 as text, write 1.0e-3" if float in allowed and isinstance(value, str) else ""
+            raise PacklightError(f"{where}: {name} is {names}, got {value!r}{hint}")
+
+
+_TYPES: dict[type, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list", NoneType: "nothing",
+    Schedule: "a mapping", Engine: "a mapping",
+}  # fmt: skip

@@ -50,11 +50,9 @@ class Processes:
 
     def synchronise_norms(self, model: Model) -> None:
         """Have batch norms take their statistics from all processes' shares of a batch (in place)."""
-        if self.alone:
-            return
         for node in model.nodes:
             if packet(node) == "batch_norm":
-                node.target = batch_norm
+                node.target = lone_batch_norm if self.alone else batch_norm
         model.graph_module.recompile()
 
 
@@ -65,6 +63,7 @@ def batch_norm(
     """aten.batch_norm with the arguments' meaning, but in training over the samples of all processes."""
     if not training:
         return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps)
+    given, x = x.dtype, x.float()  # sums of squares need more than half precision
     axes = [0, *range(2, x.dim())]
     count = x.numel() / x.shape[1]
     sums = torch.cat([x.sum(axes), x.square().sum(axes), x.new_full((1,), count)])
@@ -80,10 +79,22 @@ def batch_norm(
     y = (x - centre.reshape(shape)) * (spread + eps).rsqrt().reshape(shape)
     if weight is not None:
         y = y * weight.reshape(shape)
-    return y if bias is None else y + bias.reshape(shape)
+    return (y if bias is None else y + bias.reshape(shape)).to(given)
 
 
-batch_norm._schema = torch.ops.aten.batch_norm.default._schema  # type: ignore[attr-defined]  # arguments by name
+def lone_batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None,
+    training: bool, momentum: float, eps: float, cudnn: bool = False,
+) -> Tensor:  # fmt: skip
+    """aten.batch_norm, but a single value a channel, which has no variance, leaves the statistics as they are."""
+    if training and x.numel() == x.shape[1]:
+        mean = var = None
+    return torch.batch_norm(x, weight, bias, mean, var, training, momentum, eps, cudnn)
+
+
+for _norm in (batch_norm, lone_batch_norm):  # told by name, arguments too
+    _norm.__name__ = "batch_norm"
+    _norm._schema = torch.ops.aten.batch_norm.default._schema  # type: ignore[union-attr]
 
 
 class _Summed(torch.autograd.Function):

@@ -18,7 +18,7 @@ from typing import Any
 from packlight.errors import PacklightError
 from packlight.train.hooks import Hook
 from packlight.train.losses import Distillation
-from packlight.train.options import Fit, from_mapping
+from packlight.train.options import Fit, check_types, from_mapping
 from packlight.train.regularise import L1, L2, Entropy, GroupLasso, ResetDropout
 from packlight.train.sparsify import Sparsify, Sparsity
 
@@ -86,14 +86,23 @@ def _hook(entry: Any, where: str) -> Hook:
     options = options or {}
     if not isinstance(options, Mapping) or name not in (*_HOOKS, "sparsify"):
         raise PacklightError(f"{where}: no hook {entry!r}; there are {names}")
+    if (exclude := options.get("exclude")) is not None:
+        options = {**options, "exclude": _patterns(exclude, f"{where}: {name}")}
     if name == "sparsify":
-        if isinstance(options.get("exclude"), list):
-            options = {**options, "exclude": tuple(options["exclude"])}
         return Sparsify(from_mapping(Sparsity, options, f"{where}: sparsify"))
     takes = inspect.signature(_HOOKS[name]).parameters
-    if odd := sorted(set(options) - set(takes)):
+    if odd := sorted(set(options) - set(takes), key=str):
         raise PacklightError(f"{where}: {name} has no option {', '.join(map(repr, odd))}; there are {', '.join(takes)}")
+    check_types(_HOOKS[name], options, f"{where}: {name}")
     try:
         return _HOOKS[name](**options)
     except TypeError as error:
         raise PacklightError(f"{where}: {name}: {error}; it takes {', '.join(takes)}") from error
+
+
+def _patterns(given: Any, where: str) -> tuple[str, ...]:
+    """One pattern, or a list of them."""
+    found = (given,) if isinstance(given, str) else given
+    if not isinstance(found, list | tuple) or not all(isinstance(p, str) for p in found):
+        raise PacklightError(f"{where}: exclude is a list of name patterns such as [head*], got {given!r}")
+    return tuple(found)

@@ -69,6 +69,9 @@ class Sparsify(Hook):
         if self.how.score == "movement":
             self.moved = {n: torch.zeros_like(w) for n, w in self.weights.items()}
 
+    def settled(self, progress: float) -> bool:
+        return progress >= self.how.end
+
     def before_step(self, run: Run) -> None:
         for name, weight in self.weights.items():
             if weight.grad is not None:
@@ -108,7 +111,9 @@ class Sparsify(Hook):
         return {"masks": dict(self.masks), "moved": dict(self.moved), "share": self.share}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.masks, self.moved = dict(state["masks"]), dict(state["moved"])
+        self.masks, self.moved = (
+            {n: t.to(self.weights[n].device) for n, t in state[kept].items()} for kept in ("masks", "moved")
+        )
         self.share = float(state["share"])
 
     def options(self) -> dict[str, Any]:

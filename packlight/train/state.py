@@ -25,11 +25,11 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path | None, identity: str) -> dict[str, Any] | None:
-    """The state, None where there is no file; one of another run is an error."""
+    """The state, on the CPU; None where there is no file; one of another run is an error."""
     if path is None or not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         known = state["identity"]
     except Exception as error:  # a damaged file fails in many ways; weights_only runs no code from it
         raise PacklightError(f"checkpoint {path} is damaged: {error}; delete it to start anew") from error

@@ -15,6 +15,7 @@ from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
 from packlight.task import Task
 from packlight.train import Distill, Distillation, Feature, Fit, Run, fit
+from packlight.train.distill import _Answers
 
 SHORT = Fit(epochs=2, batch=64, learning_rate=0.05)
 
@@ -166,3 +167,46 @@ def test_features_need_a_teacher_with_layers(teacher: pl.Model) -> None:
 def test_the_lineage_says_who_the_teacher_was(task: Task, teacher: pl.Model) -> None:
     options = fit(model(width=8), task, Fit(epochs=0.1), teacher=teacher).lineage[-1].options
     assert options["teacher"] == "net" and options["temperature"] == 4.0
+
+
+def test_answers_on_disk_are_of_a_torch_modules_weights_not_of_its_layers(task: Task, tmp_path: Path) -> None:
+    """Two modules of the same layers print alike."""
+    for width, seed in ((4, 0), (4, 1)):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Conv2d(1, width, 3), nn.Flatten(), nn.Linear(width * 36, 10)).eval()
+        fit(model(width=8), task, Fit(epochs=0.1), hooks=[Distill(module, cache=tmp_path / "answers")])
+    assert len(list(tmp_path.glob("answers-*.npy"))) == 4
+
+
+def test_answers_on_disk_of_a_function_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PacklightError, match="known by the teacher's weights"):
+        Distill(lambda x: x, cache=tmp_path / "answers")
+
+
+def test_whoever_makes_the_file_of_answers_second_takes_the_first_ones(tmp_path: Path) -> None:
+    """Processes of a run share the files; one made anew would empty those that others write to."""
+    one, two = (_Answers(tmp_path / "answers", "same", 4) for _ in range(2))
+    assert one.get([0]) is None and two.get([0]) is None
+    one.put([0, 1], np.ones((2, 3), np.float32))
+    two.put([2], np.full((1, 3), 2, np.float32))
+    assert one.get([0, 1, 2]).tolist() == two.get([0, 1, 2]).tolist() == [[1] * 3, [1] * 3, [2] * 3]
+    assert one.get([3]) is None
+
+
+def test_a_callable_that_gives_no_tensor_is_one_clear_error(task: Task, teacher: pl.Model) -> None:
+    with pytest.raises(PacklightError, match="must return a tensor of class scores, got dict"):
+        fit(model(), task, SHORT, teacher=lambda x: {"logits": teacher(x)})
+
+
+def test_a_layer_that_gives_several_tensors_cannot_be_followed() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.last = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.last(self.cell(x)[0][:, 0])
+
+    net = pl.load(Recurrent(), torch.zeros(2, 6, 4))
+    with pytest.raises(PacklightError, match="layer 'cell' gives several tensors"):
+        Distill(net, features=[Feature("cell", "cell")]).start(Run(net, 1))

@@ -20,6 +20,7 @@ from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
 from packlight.task import Task
 from packlight.train import L2, Engine, Fit, Hook, Hooks, Schedule, fit, loop
+from packlight.train.diverged import overflowed
 
 SHORT = Fit(epochs=1, batch=64, learning_rate=0.05)
 
@@ -276,3 +277,53 @@ print("trained")
     out, err = run.communicate(timeout=300)
     assert "out of memory with 512 samples at once; Engine(accumulate=2) computes the same batch 256" in out, err
     assert out.strip().endswith("trained"), err
+
+
+def test_equal_scores_are_no_progress_where_lower_is_better() -> None:
+    x = np.random.default_rng(0).normal(size=(64, 1, 8, 8)).astype(np.float32)
+    data = (x, np.zeros((64, 10), np.float32))
+    how = Fit(epochs=9, batch=64, learning_rate=1e-30, engine=Engine(patience=2))
+    without_norm = pl.load(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), torch.zeros(2, 1, 8, 8))
+    found: list = []
+    fit(without_norm, Task(train=data, validation=data, loss="mse", metric="mse"), how, on_step=found.append)
+    assert len(found) == 3
+
+
+def test_a_log_holds_the_last_step_of_a_run_that_time_ended(task: Task, tmp_path: Path) -> None:
+    found = seen(task, Fit(epochs=1e6, schedule=Schedule(time_s=0.1)), log=tmp_path / "log.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows and rows[-1]["step"] == found[-1].step
+
+
+def test_a_run_that_had_ended_still_writes_a_log(task: Task, tmp_path: Path) -> None:
+    how = Fit(epochs=0.1, batch=64)
+    fit(model(), task, how, checkpoint=tmp_path / "c")
+    fit(model(), task, how, checkpoint=tmp_path / "c", log=tmp_path / "log.jsonl")
+    assert (tmp_path / "log.jsonl").read_text().count("loss") == 2
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "log"])
+def test_a_file_that_could_not_be_written_is_refused_before_the_first_step(task: Task, tmp_path: Path, option) -> None:
+    def step(progress) -> None:
+        pytest.fail("a step was taken")
+
+    for path, told in ((tmp_path / "none" / "x", "folder .* does not exist"), (tmp_path, "it is a folder")):
+        with pytest.raises(PacklightError, match=told):
+            fit(model(), task, SHORT, on_step=step, **{option: path})
+
+
+def test_an_average_leaves_masks_of_infinities_alone() -> None:
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = torch.nn.Linear(4, 3)
+            self.register_buffer("mask", torch.tensor([0.0, -math.inf, 0.0, 0.0]))
+
+        def forward(self, x):
+            return self.last(torch.softmax(x + self.mask, 1))
+
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    net = pl.load(Masked(), torch.zeros(2, 4))
+    made = fit(net, Task(train=(x, np.zeros(64, np.int64))), Fit(engine=Engine(ema=0.9)))
+    assert torch.equal(made.named_tensors()["mask"], net.named_tensors()["mask"])
+    assert overflowed(made) is None

@@ -16,6 +16,7 @@ from packlight.train.losses import (
     relation_loss,
     score_loss,
     standardized,
+    task_loss,
 )
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -80,3 +81,27 @@ def test_relations_of_places_survive_a_turn_of_the_channels() -> None:
 def test_what_cannot_be_compared_is_an_error(call) -> None:
     with pytest.raises(PacklightError):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.bool])
+def test_labels_are_integers_of_any_type(dtype: torch.dtype) -> None:
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
+    assert task_loss("cross_entropy")([STUDENT], labels.to(dtype)) == F.cross_entropy(STUDENT, labels)
+
+
+def test_a_label_of_minus_100_is_left_out_as_in_torch() -> None:
+    labels = torch.tensor([0, 1, 2, -100, -100, -100])
+    assert task_loss("cross_entropy")([STUDENT], labels) == F.cross_entropy(STUDENT[:3], labels[:3])
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "told"),
+    [("cross_entropy", TARGETS + 1, "classes 0 to 4 apart, a target is 5"),
+     ("cross_entropy", TARGETS[:, None], r"the targets are int64 \[6, 1\]"),
+     ("cross_entropy", TARGETS.float(), r"the targets are float32 \[6\]"),
+     ("mse", TARGETS, r"gives \[6, 5\], the targets are \[6\]")],
+    ids=["range", "axis", "float", "mse"],
+)  # fmt: skip
+def test_targets_that_do_not_fit_are_one_clear_error(loss: str, targets: torch.Tensor, told: str) -> None:
+    with pytest.raises(PacklightError, match=told):
+        task_loss(loss)([STUDENT], targets)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import packlight as pl
+from packlight.train import processes
 from packlight.train.processes import shares
 
 SCRIPT = textwrap.dedent("""
@@ -59,3 +60,34 @@ def test_two_processes_give_the_losses_score_and_weights_of_one(tmp_path: Path) 
 @pytest.mark.parametrize(("n", "processes"), [(297, 2), (3, 4), (8, 3)])
 def test_evaluation_shares_are_everything_once(n: int, processes: int) -> None:
     assert [i for rank in range(processes) for i in shares(n, rank, processes)] == list(range(n))
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-3), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"])
+def test_the_norm_of_several_processes_is_torchs_in_half_precision_too(monkeypatch, dtype, off: float) -> None:
+    """Values far from zero: in bf16 a sum of squares has lost the variance. off: rounding of outputs of size 3."""
+    monkeypatch.setattr(processes, "_summed", lambda value: value)
+    x = (torch.randn(32, 4, 7, 7, generator=torch.Generator().manual_seed(0)) * 0.5 + 20).to(dtype)
+    rest = (torch.rand(4), torch.rand(4), torch.zeros(4), torch.ones(4), True, 0.1, 1e-5)
+    mine, wanted = processes.batch_norm(x, *rest), torch.batch_norm(x, *rest, False)
+    assert mine.dtype == dtype and torch.allclose(mine.float(), wanted.float(), atol=off)
+
+
+TIMES = """
+    import os, sys
+    sys.path.insert(0, {folder!r})
+    from nets import digits, model
+    from packlight.train import Fit, fit, loop
+    loop.CHECKPOINT_EVERY_S = (-1.0, 1e9)[int(os.environ["RANK"])]
+    fit(model(width=2), digits(), Fit(epochs=1, batch=200), checkpoint=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_processes_whose_clocks_differ_save_together(tmp_path: Path) -> None:
+    """Saving waits for all; one that waits while the other goes on would hang the run."""
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(TIMES).format(folder=str(Path(__file__).parent)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29614"]
+    done = subprocess.run([*launcher, str(script), str(tmp_path / "c")], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, timeout=100)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -44,6 +44,15 @@ def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
         ("fit: {epoch: 3}", "no option 'epoch'; there are epochs, batch"),
         ("fit: {schedule: {kind: linear, end: 0}}", r"fit.schedule: no option 'end'"),
         ("fit: {epochs: many}", "fit: "),
+        ("fit: {learning_rate: 1e-3}", "learning_rate is a number, got '1e-3'; YAML reads 1e-3 as text"),
+        ("fit: {batch: 12.5}", "batch is a whole number, got 12.5"),
+        ("fit: {batch: true}", "batch is a whole number, got True"),
+        ("fit: {schedule: linear}", "schedule is a mapping, got 'linear'"),
+        ("fit: {engine: {patience: 1.5}}", "fit.engine: patience is a whole number or nothing, got 1.5"),
+        ("fit: {engine: {halve: 'no'}}", "halve is true or false, got 'no'"),
+        ("fit: {1: 2, a: 3}", "no option 1, 'a'"),
+        ("hooks: [entropy: {strength: 1, bits: 7.5}]", "entropy: bits is a whole number"),
+        ("hooks: [sparsify: {sparsity: 0.5, exclude: 5}]", "exclude is a list of name patterns"),
         ("fit: 3", "fit holds named options, got 3"),
         ("train: {}", "a recipe holds fit, distillation, hooks"),
         ("hooks: {l1: 3}", "hooks is a list"),
@@ -71,3 +80,9 @@ def test_a_bomb_of_aliases_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(PacklightError, match="cannot read recipe"):
         read_recipe(tmp_path / "none.yaml")
+
+
+def test_a_single_pattern_need_not_be_a_list(tmp_path: Path) -> None:
+    text = "hooks: [{l1: {strength: 1, exclude: head*}}, {sparsify: {sparsity: 0.5, exclude: head*}}]"
+    l1, sparsify = read_recipe(written(tmp_path, text)).hooks
+    assert l1.exclude == sparsify.how.exclude == ("head*",)

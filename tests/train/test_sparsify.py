@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from nets import digits, model, same
 
 from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
-from packlight.train import Fit, Sparsify, Sparsity, fit, loop
+from packlight.train import Engine, Fit, Sparsify, Sparsity, fit, loop
 
 HOW = Fit(epochs=6, batch=64, learning_rate=0.1)
 
@@ -75,3 +76,10 @@ def test_pruned_weights_do_not_move() -> None:
     net = fit(model(), digits(), Fit(epochs=1, batch=64), hooks=[hook])
     for name, mask in hook.masks.items():
         assert torch.equal(net.named_tensors()[name] == 0, ~mask)
+
+
+@pytest.mark.parametrize("engine", [Engine(ema=0.9), Engine(patience=1)], ids=["average", "best"])
+def test_averaged_and_best_weights_are_as_sparse_as_asked_for(engine: Engine) -> None:
+    """The average still holds what went, and the best score is often that of the dense network."""
+    net = fit(model(), digits(), replace(HOW, epochs=4, engine=engine), hooks=[Sparsify(Sparsity(0.9, every=5))])
+    assert zeros(net, "6.weight") == pytest.approx(0.9, abs=1e-3)

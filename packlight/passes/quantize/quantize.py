@@ -95,8 +95,7 @@ def _calibration(model: Model, task: Task, samples: int) -> list[tuple[torch.Ten
     """Calibration inputs in batches. A network with a fixed batch is fed that size; a rest that does not fill it is
     left out."""
     data = task.data("calibration").take(samples)
-    leading = model.inputs[0].shape[:1]
-    fixed = leading[0] if leading and isinstance(leading[0], int) else None
+    fixed = model.fixed_batch
     batches: list[tuple[torch.Tensor, ...]] = []
     for batch in data.batches(fixed or _BATCH):
         if fixed is None or len(batch) == fixed or not batches:
