@@ -46,7 +46,9 @@ def table(found: dict[str, Rows], forms: Sequence[str] = ("*",)) -> str:
     for name, rows in found.items():
         shown = [form for form, what, _ in rows if what == "file_bytes"]
         lines += [_line(name, form, rows) for form in shown if any(fnmatchcase(form, p) for p in forms)]
-    remarks = [remark for name, rows in found.items() for remark in (*_rivals(name, rows), *_missing(name, rows))]
+    remarks = [
+        remark for name, rows in found.items() for remark in (*_rivals(name, rows, forms), *_missing(name, rows))
+    ]
     remarks += [provenance(name, rows) for name, rows in found.items()]
     return "\n".join([*lines, "", *remarks])
 
@@ -123,11 +125,11 @@ def _line(case: str, form: str, rows: Rows) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _rivals(case: str, rows: Rows) -> Iterator[str]:
-    """A sentence a form of ours: its speed against the fastest form of the other libraries that still does its job
+def _rivals(case: str, rows: Rows, forms: Sequence[str]) -> Iterator[str]:
+    """A sentence a form of ours that fits a pattern: its speed against the fastest form of the other libraries that still does its job
     (drop of at most USEFUL_DROP points), timed in the same run."""
     timed = list(dict.fromkeys(form for form, what, _ in rows if what == "latency_ms"))
-    for mine in (form for form in timed if form.startswith(OURS)):
+    for mine in (f for f in timed if f.startswith(OURS) and any(fnmatchcase(f, p) for p in forms)):
         told = []
         for batch in BATCHES:
             others = [f for f in timed if _useful(f, rows) and (f, "latency_ms", batch) in rows]
