@@ -126,8 +126,8 @@ def _line(case: str, form: str, rows: Rows) -> str:
 
 
 def _rivals(case: str, rows: Rows, forms: Sequence[str]) -> Iterator[str]:
-    """A sentence a form of ours that fits a pattern: its speed against the fastest form of the other libraries that still does its job
-    (drop of at most USEFUL_DROP points), timed in the same run."""
+    """A sentence a form of ours that fits a pattern: its speed against the fastest form of the other libraries that
+    still does its job (drop of at most USEFUL_DROP points), timed in the same run."""
     timed = list(dict.fromkeys(form for form, what, _ in rows if what == "latency_ms"))
     for mine in (f for f in timed if f.startswith(OURS) and any(fnmatchcase(f, p) for p in forms)):
         told = []
