@@ -24,11 +24,11 @@ from packlight.measure import Measurement, intervals
 from packlight.measure.quality import evaluate
 from packlight.task import ArrayData, Task
 from packlight.task.metrics import accuracy
-from packlight.train import Distill, Engine, Fit, fit
+from packlight.train import Distill, Fit, fit
 
 SEEDS = (0, 1, 2)
 WIDTH, COPIES = 0.25, 4
-HOW = Fit(epochs=3, learning_rate=0.02, engine=Engine(clip=1.0))
+HOW = Fit(epochs=2, learning_rate=2e-3, optimizer="adamw", weight_decay=0.01)
 TEACHER = ROOT / "packlight" / "data" / "resnet20_fashion_mnist.plm"
 Array = np.ndarray
 
