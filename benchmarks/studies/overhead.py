@@ -28,7 +28,7 @@ from packlight.task import Task
 from packlight.train import Fit, Schedule, fit
 from packlight.train.memory import kept_memory
 
-BATCH, STEPS, ROUNDS = 128, 12, 9
+BATCH, STEPS, ROUNDS, PAIRS = 128, 12, 5, 3
 _WARM = 2  # steps not timed at the start of every turn
 
 
@@ -44,7 +44,7 @@ def study(folder: Path) -> Iterator[Finding]:
     shares = [100 * (m / b - 1) for m, b in zip(mine, bare, strict=True)]
     yield finding("packlight.train.fit", "overhead", intervals.median(shares, "%"))
     ratios = []
-    for turn in range(5):
+    for turn in range(PAIRS):
         pair = {n: _in_processes(n) for n in ((1, 2) if turn % 2 else (2, 1))}
         ratios.append(pair[1] / pair[2])
     yield finding("two processes", "times as fast as one", intervals.median(ratios, "×"))
