@@ -1,6 +1,6 @@
 """The compressed forms that are compared: scripts that speak the runner protocol, and the forms each lists.
 
-`benchmarks/runners/` holds ours and ONNX Runtime's own, `benchmarks/peers/` those of other libraries. A script lists
+`benchmarks/runners/` holds ours, `benchmarks/peers/` those of other libraries. A script lists
 its forms with `--forms`; docs/benchmarks.md describes the protocol.
 """
 

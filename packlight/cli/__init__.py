@@ -204,14 +204,7 @@ def distill(
             pl.load(teacher), task, student=student if student in names() else pl.load(student), width=width,
             options=chosen.fit, distillation=chosen.distillation, control=control, on_step=training.shown(advance),
         )  # fmt: skip
-    if not training.first_process():
-        return
-    found.model.save(out)
-    if as_json:
-        show.as_json({"wrote": str(out), **found.as_json()})
-        return
-    training.show_distilled(found)
-    show.line(f"wrote {out}: {found.model!r}")
+    training.keep(found, out, as_json, training.show_distilled)
 
 
 @app.command()
@@ -232,14 +225,7 @@ def transfer(
     with progress.stages(as_json) as stage:
         modes: dict[str, Any] = {"modes": mode} if mode else {}
         found = pl.transfer(pl.load(model), task, time_limit=time, on_stage=stage, **modes)
-    if not training.first_process():
-        return
-    found.model.save(out)
-    if as_json:
-        show.as_json({"wrote": str(out), **found.as_json()})
-        return
-    show.line(found.table())
-    show.line(f"wrote {out}: {found.model!r}")
+    training.keep(found, out, as_json, lambda found: show.line(found.table()))
 
 
 @app.command()

@@ -64,6 +64,18 @@ def plot(log: Path) -> None:
     show.line(f"wrote {out}")
 
 
+def keep(found: Any, out: Path, as_json: bool, tell: Callable[[Any], None]) -> None:
+    """Save the Model of a comparison and show the comparison; the first process alone does."""
+    if not first_process():
+        return
+    found.model.save(out)
+    if as_json:
+        show.as_json({"wrote": str(out), **found.as_json()})
+        return
+    tell(found)
+    show.line(f"wrote {out}: {found.model!r}")
+
+
 def show_distilled(found: Distilled) -> None:
     rows: list[list[Any]] = [
         [name, str(quality), f"{found.seconds[name]:.0f}" if name in found.seconds else ""]

@@ -24,7 +24,7 @@ from packlight.model.lineage import digest, options_of
 from packlight.task import ArrayData
 from packlight.train.hooks import Hook, Run, Seen
 from packlight.train.losses import Distillation, attention_loss, relation_loss, score_loss
-from packlight.train.taps import Tapped, tapped
+from packlight.train.taps import Tapped
 
 _IN_MEMORY = 1 << 28  # bytes of answers that are kept without being asked to
 
@@ -83,7 +83,7 @@ class Distill(Hook):
     def start(self, run: Run) -> None:
         if isinstance(self.teacher, Model):
             mine = self.teacher.copy().to(run.device).eval()
-            self._tapped = tapped(mine, tuple(dict.fromkeys(f.teacher for f in self.features)))
+            self._tapped = Tapped(mine, tuple(dict.fromkeys(f.teacher for f in self.features)))
             self._check(run, mine)
         if not self.features and isinstance(run.data, ArrayData):
             self._answers = _Answers(self.cache, digest([self.identity(), run.data.fingerprint()]), len(run.data))
@@ -91,7 +91,7 @@ class Distill(Hook):
     def _check(self, run: Run, teacher: Model) -> None:
         """Both answer the same example, in shapes that fit; projections are made."""
         assert self._tapped is not None
-        mine = tapped(run.model, self.taps)
+        mine = Tapped(run.model, self.taps)
         example = tuple(x.to(run.device) for x in run.model.example_inputs())
         teacher.check_inputs([x.shape for x in example], [str(x.dtype).removeprefix("torch.") for x in example])
         with torch.no_grad():
@@ -223,11 +223,14 @@ class _Answers:
         if self.prefix is None or not all(path.exists() for path in self._files()):
             return False
         try:
-            self.scores, self.known = (open_memmap(path, mode="r+") for path in self._files())
+            scores, known = (open_memmap(path, mode="r+") for path in self._files())
+            if not (len(scores) == len(known) == self.samples):
+                raise ValueError(f"they are of {len(scores)} and {len(known)} samples, the data has {self.samples}")
         except (OSError, ValueError) as error:
             where = self._files()[0]
             raise PacklightError(f"the teacher's answers in {where} are damaged: {error}; delete them") from error
-        return len(self.scores) == len(self.known) == self.samples
+        self.scores, self.known = scores, known
+        return True
 
     def _made(self, rows: Any) -> bool:
         shape = (self.samples, *rows.shape[1:])

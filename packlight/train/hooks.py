@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.task import Data
-from packlight.train.taps import tapped
+from packlight.train.taps import Tapped
 
 
 @dataclass
@@ -85,13 +85,13 @@ class Hook:
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors that a checkpoint must keep, parameters of its own included."""
-        return {name: value.detach() for name, value in enumerate_named(self.parameters())}
+        return {str(i): value.detach() for i, value in enumerate(self.parameters())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """What `state` gave, back in place."""
         with torch.no_grad():
-            for name, value in enumerate_named(self.parameters()):
-                value.copy_(state[name])
+            for i, value in enumerate(self.parameters()):
+                value.copy_(state[str(i)])
 
     def options(self) -> dict[str, Any]:
         """Plain values that say what it does, for lineage and checkpoint."""
@@ -100,10 +100,6 @@ class Hook:
     def identity(self) -> str:
         """What a checkpoint must know besides, such as the digest of a teacher's weights."""
         return ""
-
-
-def enumerate_named(parameters: Iterable[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:
-    return [(str(i), p) for i, p in enumerate(parameters)]
 
 
 class Hooks:
@@ -130,7 +126,7 @@ class Hooks:
         self.hooks = list(hooks)
         for hook in self.hooks:
             hook.start(self.run)
-        self._forward = tapped(model, taps_of(self.hooks))
+        self._forward = Tapped(model, taps_of(self.hooks))
         self._seen: Seen | None = None
 
     def parameters(self) -> list[nn.Parameter]:

@@ -36,7 +36,7 @@ from packlight.train.losses import Distillation, task_loss
 from packlight.train.memory import kept_memory
 from packlight.train.options import Fit
 from packlight.train.processes import Processes, shares
-from packlight.train.taps import tapped
+from packlight.train.taps import Tapped
 
 _MOMENTUM = 0.9
 _NOMINAL = 10_000.0  # positions that a run which only time ends is divided into
@@ -119,7 +119,7 @@ class _Training:
         self.run_seen = Run(self.model, steps, device, data=self.batches.data)
         for hook in hooks:
             hook.start(self.run_seen)
-        self.forward = tapped(self.model, taps_of(hooks))
+        self.forward = Tapped(self.model, taps_of(hooks))
         self.processes.synchronise_norms(self.forward.model)
         self.forward.train()
         self.freezing = Freezing(self.model, self.forward.model, hooks)

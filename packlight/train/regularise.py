@@ -9,6 +9,7 @@ by sharing each weight between its two neighbouring levels (linear interpolation
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from packlight.train.hooks import Hook, Run, Seen
 _TINY = 1e-12
 
 
-class Penalty(Hook):
+class Penalty(Hook, ABC):
     """Adds strength · (a sum over the weights with two or more axes) to the loss.
 
     strength: >= 0. exclude: parameter-name patterns (shell wildcards) that it leaves alone.
@@ -39,12 +40,12 @@ class Penalty(Hook):
     def start(self, run: Run) -> None:
         self.weights = dict(weights_of(run.model, self.exclude))
 
-    def of(self, weight: Tensor) -> Tensor:
+    @abstractmethod
+    def of(self, name: str, weight: Tensor) -> Tensor:
         """What a weight tensor adds, before the strength."""
-        raise NotImplementedError
 
     def loss(self, run: Run, seen: Seen) -> Tensor:
-        return self.strength * torch.stack([self.of(w) for w in self.weights.values()]).sum()
+        return self.strength * torch.stack([self.of(n, w) for n, w in self.weights.items()]).sum()
 
     def options(self) -> dict[str, Any]:
         excluded = {"exclude": list(self.exclude)} if self.exclude else {}
@@ -54,21 +55,21 @@ class Penalty(Hook):
 class L1(Penalty):
     """Sum of absolute weights: single weights become zero."""
 
-    def of(self, weight: Tensor) -> Tensor:
+    def of(self, name: str, weight: Tensor) -> Tensor:
         return weight.abs().sum()
 
 
 class L2(Penalty):
     """Half the sum of squared weights: weights stay small."""
 
-    def of(self, weight: Tensor) -> Tensor:
+    def of(self, name: str, weight: Tensor) -> Tensor:
         return 0.5 * weight.square().sum()
 
 
 class GroupLasso(Penalty):
     """Sum over output channels (axis 0) of √(weights in it) · their L2 norm: whole channels become zero."""
 
-    def of(self, weight: Tensor) -> Tensor:
+    def of(self, name: str, weight: Tensor) -> Tensor:
         rows = weight.flatten(1)
         return math.sqrt(rows.shape[1]) * (rows.square().sum(1) + _TINY).sqrt().sum()
 
@@ -90,19 +91,19 @@ class Entropy(Penalty):
         super().start(run)
         self.scales = weight_scales(run.model)
 
-    def loss(self, run: Run, seen: Seen) -> Tensor:
+    def of(self, name: str, weight: Tensor) -> Tensor:
         total = sum(w.numel() for w in self.weights.values())
-        bits = [w.numel() / total * self._bits(name, w) for name, w in self.weights.items()]
-        return self.strength * torch.stack(bits).sum()
-
-    def _bits(self, name: str, weight: Tensor) -> Tensor:
         most = 2 ** (self.bits - 1) - 1
         scale = self.scales.get(name)
         if scale is None:
             scale = weight.detach().abs().amax().clamp_min(_TINY) / most
         elif scale.numel() > 1:
             scale = scale.reshape(-1, *[1] * (weight.dim() - 1))
-        return entropy_bits(weight / scale, most)
+        return weight.numel() / total * entropy_bits(weight / scale, most)
+
+    def options(self) -> dict[str, Any]:
+        told = super().options()
+        return {name: {**values, "bits": self.bits} for name, values in told.items()}
 
 
 def entropy_bits(levels: Tensor, most: int) -> Tensor:

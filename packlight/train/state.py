@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from packlight.errors import PacklightError
+from packlight.files import replace_file
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Atomic: a kill leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PacklightError(f"cannot write checkpoint {path}: {error.strerror}") from error
+    replace_file(path, lambda temporary: torch.save(state, temporary))
 
 
 def read(path: Path | None, identity: str) -> dict[str, Any] | None:

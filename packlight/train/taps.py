@@ -17,7 +17,7 @@ from packlight.model.operators import load_quantized_operators, packet
 class Tapped:
     """Calls a Model; gives its flat outputs, and by name those of the layers asked for. Tensors are the Model's own."""
 
-    def __init__(self, model: Model, layers: Sequence[str]):
+    def __init__(self, model: Model, layers: Sequence[str] = ()):
         self.model = _trainable(model)
         self.layers = tuple(layers)
         self.outputs = len(model.outputs)
@@ -39,11 +39,6 @@ class Tapped:
     def __call__(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Mapping[str, Tensor]]:
         found = self.model.graph_module(*inputs)
         return tuple(found[: self.outputs]), dict(zip(self.layers, found[self.outputs :], strict=True))
-
-
-def tapped(model: Model, layers: Sequence[str] = ()) -> Tapped:
-    """A way to train a Model. layers: names of those whose outputs are wanted, too."""
-    return Tapped(model, layers)
 
 
 class StraightThrough(torch.autograd.Function):

@@ -86,6 +86,14 @@ def test_damaged_answers_are_one_clear_error(task, teacher, tmp_path: Path) -> N
         fit(model(width=8), task, SHORT, hooks=[Distill(teacher, cache=tmp_path / "answers")])
 
 
+def test_answers_of_another_number_of_samples_are_damaged(task, teacher, tmp_path: Path) -> None:
+    fit(model(width=8), task, SHORT, hooks=[Distill(teacher, cache=tmp_path / "answers")])
+    (known,) = tmp_path.glob("answers-*.known.npy")
+    np.save(known, np.ones(3, bool))
+    with pytest.raises(PacklightError, match="of 1200 and 3 samples, the data has 1200"):
+        fit(model(width=8), task, SHORT, hooks=[Distill(teacher, cache=tmp_path / "answers")])
+
+
 @pytest.mark.parametrize("kind", ["hint", "attention"])
 def test_a_student_learns_a_layer_of_its_teacher(task: Task, teacher: pl.Model, kind: str) -> None:
     """By the feature alone: neither labels nor class scores are in the loss."""

@@ -14,7 +14,7 @@ from packlight.measure.quality import evaluate
 from packlight.model.operators import packet
 from packlight.task import Task
 from packlight.train import Fit, fit
-from packlight.train.taps import straight_through, tapped
+from packlight.train.taps import Tapped, straight_through
 
 SHORT = Fit(epochs=1, batch=64, learning_rate=0.01)
 
@@ -35,7 +35,7 @@ def operators(net: pl.Model) -> list[str]:
 
 def test_the_training_graph_computes_what_the_quantized_model_does(small: pl.Model, task: Task) -> None:
     x = torch.from_numpy(next(task.data("test").batches(64)).inputs[0])
-    assert torch.equal(tapped(small)(x)[0][0], small.flat(x)[0])
+    assert torch.equal(Tapped(small)(x)[0][0], small.flat(x)[0])
 
 
 def test_the_gradient_passes_inside_the_range_and_stops_outside() -> None:

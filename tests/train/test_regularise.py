@@ -23,12 +23,12 @@ WEIGHT = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
     ids=lambda p: type(p).__name__,
 )  # fmt: skip
 def test_a_penalty_by_hand(penalty, value) -> None:
-    assert float(penalty.of(WEIGHT)) == pytest.approx(value, rel=1e-5)
+    assert float(penalty.of("w", WEIGHT)) == pytest.approx(value, rel=1e-5)
 
 
 def test_a_zero_channel_has_a_gradient() -> None:
     weight = WEIGHT.clone().requires_grad_()
-    GroupLasso(1.0).of(weight).backward()
+    GroupLasso(1.0).of("w", weight).backward()
     assert weight.grad is not None and weight.grad.isfinite().all()
 
 
@@ -68,6 +68,10 @@ def test_the_entropy_penalty_makes_weights_cheaper_to_code() -> None:
     how = Fit(epochs=4, batch=64, learning_rate=0.05)
     plain, cheap = (bits(fit(model(), digits(), how, hooks=h)) for h in ([], [Entropy(1.0, bits=4)]))
     assert cheap < plain - 1.0
+
+
+def test_the_bits_of_the_levels_are_told_so_that_a_checkpoint_knows_them() -> None:
+    assert Entropy(0.1, bits=4).options() == {"Entropy": {"strength": 0.1, "bits": 4}}
 
 
 def test_excluded_weights_are_left_alone() -> None:
