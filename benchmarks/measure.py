@@ -28,9 +28,9 @@ from benchmarks.runner import FormRunner
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
 from packlight.measure.intervals import is_zero_one
-from packlight.measure.quality import Scores, evaluate, scored
+from packlight.measure.quality import Scores, evaluate
 from packlight.task import Task
-from packlight.task.metrics import decisions
+from packlight.task.metrics import decisions, scored
 
 _BUILD_LIMIT_S = {True: 240.0, False: 2400.0}
 

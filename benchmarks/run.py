@@ -45,11 +45,18 @@ def run(cases: Sequence[Case], quick: bool, ledger: Path, again: bool = False) -
         taken = Measurement.exact(time.monotonic() - began, "s")
         if all(f["form"] for f in findings):  # a case that was skipped or failed as a whole is tried again
             findings.append(finding("", DONE, taken))
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        stamp: dict[str, Any] = {"run": name, "time": now, "mode": mode, "case": case.name, "network": case.network,
-                                 "commit": commit, "dirty": bool(changes), "machine": describe()}  # fmt: skip
-        append(ledger, [Row(**stamp, **f) for f in findings])
+        append(ledger, stamped(findings, name, mode, case.name, case.network, (commit, changes)))
         print(f"{case.name}: {taken.value:.0f} s", file=sys.stderr, flush=True)
+
+
+def stamped(
+    findings: Sequence[Finding], run: str, mode: str, case: str, network: str, of: tuple[str, str]
+) -> list[Row]:
+    """Findings as rows of now, of this machine, and of a state of the code."""
+    now, (commit, changes) = datetime.now(UTC).isoformat(timespec="seconds"), of
+    stamp: dict[str, Any] = {"run": run, "time": now, "mode": mode, "case": case, "network": network,
+                             "commit": commit, "dirty": bool(changes), "machine": describe()}  # fmt: skip
+    return [Row(**stamp, **f) for f in findings]
 
 
 def _make_environments(cases: Sequence[Case], quick: bool) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks import SCRATCH
-from benchmarks.ledger import DONE, Row, append, finding
-from benchmarks.run import state
+from benchmarks.ledger import DONE, append, finding
+from benchmarks.run import stamped, state
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
-from packlight.measure.machine import describe
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -37,7 +34,4 @@ def run(name: str, ledger: Path) -> None:
         value = f"{found['value']:.4g}" if found["value"] is not None else "–"
         print(f"{name}: {found['form']}, {found['what']}: {value} {found['unit']}", file=sys.stderr, flush=True)
     findings.append(finding("", DONE, Measurement.exact(time.monotonic() - began, "s")))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    stamp: dict[str, Any] = {"run": run_name, "time": now, "mode": "study", "case": name, "network": "",
-                             "commit": commit, "dirty": bool(changes), "machine": describe()}  # fmt: skip
-    append(ledger, [Row(**stamp, **f) for f in findings])
+    append(ledger, stamped(findings, run_name, "study", name, "", (commit, changes)))

@@ -18,7 +18,7 @@ from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
-from packlight.model import Model
+from packlight.model import Model, patterns_of
 from packlight.model.file import SUFFIX
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.quantize import Quantization
@@ -118,7 +118,7 @@ def quantize(
     target: str | targets.Target = "onnxruntime",
     ranges: str = "mse",
     samples: int = 256,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     on_batch: Callable[[], None] = lambda: None,
 ) -> Model:
     """An int8 Model for a target, calibrated on the task's calibration data.
@@ -126,7 +126,7 @@ def quantize(
     ranges: "mse" or "minmax". samples: calibration samples to run. exclude: layer-name patterns (shell
     wildcards) that stay in float. What stays in float otherwise, and why, is in the result's `notes`.
     """
-    options = Quantization(ranges, samples, tuple(exclude))
+    options = Quantization(ranges, samples, patterns_of(exclude))
     return quantize_for(model, _task(task), targets.get(target).numerics, options, on_batch=on_batch)
 
 
@@ -277,7 +277,7 @@ def compress(
     target: str | targets.Target = "onnxruntime",
     budget: str | Budget = "drop<=1%, latency:min",
     time_limit: str | float | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     prove: bool = False,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> Result:

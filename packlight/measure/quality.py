@@ -16,7 +16,7 @@ from packlight.measure.measurement import Measurement
 from packlight.model import Model
 from packlight.targets import Artifact, Runner
 from packlight.task import Metric, Task
-from packlight.task.metrics import agreement_rows, decisions
+from packlight.task.metrics import agreement_rows, decisions, scored
 
 Array = NDArray[Any]
 _BATCH = 64
@@ -85,28 +85,6 @@ def evaluate_artifact(artifact: Artifact, task: Task, split: str = "test") -> Sc
     """Score a file on its runtime, in a child process that may use every core."""
     with Runner(artifact, cores()) as runner:
         return evaluate(runner, task, split)
-
-
-def scored(metric: Metric, outputs: tuple[Array, ...], targets: Array) -> Array:
-    """A metric's rows [n, k] of one batch, or a PacklightError that says what it could not work with."""
-    n = len(targets)
-    try:
-        rows = np.asarray(metric.per_sample(outputs, targets), dtype=np.float64)
-    except PacklightError:
-        raise
-    except Exception as error:  # a metric may be the user's own code: anything can be raised
-        raise PacklightError(f"metric {metric.name!r} failed: {type(error).__name__}: {error}") from error
-    if rows.ndim != 2 or len(rows) != n:
-        raise PacklightError(
-            f"metric {metric.name!r} gave shape {list(rows.shape)} for {n} samples; per_sample must return [{n}, k]"
-        )
-    bad = int((~np.isfinite(rows)).any(axis=1).sum())
-    if bad:
-        raise PacklightError(
-            f"metric {metric.name!r} is NaN or infinite for {bad} of {n} samples: "
-            "the network's output or the targets hold NaN or infinity"
-        )
-    return rows
 
 
 def torch_runner(model: Model) -> Runs:

@@ -279,10 +279,15 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return seen.hexdigest()
 
 
-def matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
+def patterns_of(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Name patterns; a bare string is one of them, not its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def matching(names: Sequence[str], patterns: str | Sequence[str]) -> set[str]:
     """The layer names that any pattern matches (shell wildcards); a pattern that matches nothing is an error."""
     found: set[str] = set()
-    for pattern in patterns:
+    for pattern in patterns_of(patterns):
         hits = {n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, pattern + ".*")}
         if not hits:
             close = _closest(pattern, names)

@@ -30,7 +30,7 @@ def compress(
     target: Target,
     budget: Budget,
     *,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     prove: bool = False,
     time_limit: float | None = None,
     on_stage: Callable[[str], None] = lambda text: None,

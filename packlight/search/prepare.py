@@ -10,12 +10,13 @@ import numpy as np
 
 from packlight.errors import PacklightError
 from packlight.measure.machine import cores
-from packlight.measure.quality import check_fit, scored, torch_runner, workload_inputs
-from packlight.model import Model, matching
+from packlight.measure.quality import check_fit, torch_runner, workload_inputs
+from packlight.model import Model, matching, patterns_of
 from packlight.model.finite import check_finite
 from packlight.passes.fold import fold
 from packlight.passes.quantize import Quantization
 from packlight.task import ArrayData, Task
+from packlight.task.metrics import scored
 
 _CHUNK = 64
 
@@ -32,7 +33,7 @@ class Ground:
     exclude: tuple[str, ...]
 
 
-def prepare(model: Model, task: Task, exclude: Sequence[str] = ()) -> Ground:
+def prepare(model: Model, task: Task, exclude: str | Sequence[str] = ()) -> Ground:
     """Refuse what cannot work: sick weights, unknown layers, data that are missing, sick or do not fit.
 
     Nothing is read from test data that a search may not see: of those in memory, shapes and targets are checked.
@@ -52,7 +53,7 @@ def prepare(model: Model, task: Task, exclude: Sequence[str] = ()) -> Ground:
         except PacklightError as error:
             raise PacklightError(f"the {name} data of task {task.name!r}: {error}") from error
     _check_targets(folded, task, split, inputs)
-    return Ground(folded, task, split, inputs, tuple(exclude))
+    return Ground(folded, task, split, inputs, patterns_of(exclude))
 
 
 def _in_memory(task: Task, split: str) -> list[str]:

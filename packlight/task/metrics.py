@@ -198,6 +198,28 @@ def metric(name: str | Metric) -> Metric:
     return NAMED[name]()
 
 
+def scored(metric: Metric, outputs: tuple[Array, ...], targets: Array) -> Array:
+    """A metric's rows [n, k] of one batch, or a PacklightError that says what it could not work with."""
+    n = len(targets)
+    try:
+        rows = np.asarray(metric.per_sample(outputs, targets), dtype=np.float64)
+    except PacklightError:
+        raise
+    except Exception as error:  # a metric may be the user's own code: anything can be raised
+        raise PacklightError(f"metric {metric.name!r} failed: {type(error).__name__}: {error}") from error
+    if rows.ndim != 2 or len(rows) != n:
+        raise PacklightError(
+            f"metric {metric.name!r} gave shape {list(rows.shape)} for {n} samples; per_sample must return [{n}, k]"
+        )
+    bad = int((~np.isfinite(rows)).any(axis=1).sum())
+    if bad:
+        raise PacklightError(
+            f"metric {metric.name!r} is NaN or infinite for {bad} of {n} samples: "
+            "the network's output or the targets hold NaN or infinity"
+        )
+    return rows
+
+
 def decisions(outputs: Sequence[Array]) -> Array:
     """What a network decides from its first output: the class of the highest score where there are classes
     ([n, classes, …] → integers [n, …]), else the output itself."""

@@ -6,10 +6,9 @@ resumed from its checkpoint ends with the weights of one that was not (bit for b
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -25,6 +24,8 @@ from packlight.model import Model, Step
 from packlight.model.integers import settle_biases
 from packlight.model.lineage import digest, options_of
 from packlight.task import Task
+from packlight.task.metrics import scored
+from packlight.train import norms
 from packlight.train import state as checkpoints
 from packlight.train.batches import Batches, Whole
 from packlight.train.checks import check_fixed_batch, check_inputs, check_place, interruptible, is_out_of_memory
@@ -36,6 +37,7 @@ from packlight.train.losses import Distillation, task_loss
 from packlight.train.memory import kept_memory
 from packlight.train.options import Fit
 from packlight.train.processes import Processes, shares
+from packlight.train.returned import Returned
 from packlight.train.taps import Tapped
 
 _MOMENTUM = 0.9
@@ -120,7 +122,7 @@ class _Training:
         for hook in hooks:
             hook.start(self.run_seen)
         self.forward = Tapped(self.model, taps_of(hooks))
-        self.processes.synchronise_norms(self.forward.model)
+        norms.synchronise(self.forward.model, self.processes.alone)
         self.forward.train()
         self.freezing = Freezing(self.model, self.forward.model, hooks)
         self.groups = self._groups()
@@ -131,12 +133,8 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.engine.precision == "fp16")
         self.base = task_loss(task.loss)
         self.parts = self.engine.accumulate
-        averaged = self._floats() if self.engine.ema else {}  # but for masks: infinity less infinity is no number
-        self.average = {n: t.clone() for n, t in averaged.items() if t.isfinite().all()}
-        self.best: dict[str, Tensor] = {}
-        self.best_score: float | None = None
+        self.returned = Returned(self.model, self.engine)
         self.score: float | None = None
-        self.waited, self.stopped = 0, False
         self.elapsed = 0.0
         self.rows: list[dict[str, Any]] = []
 
@@ -182,10 +180,7 @@ class _Training:
                 raise KeyboardInterrupt
 
     def result(self) -> Model:
-        tensors = self._floats()
-        with torch.no_grad():
-            for name, value in (self.best or self.average).items():
-                tensors[name].copy_(value)
+        self.returned.settle()
         for hook in self.hooks:
             hook.end(self.run_seen)
         if self.engine.channels_last:
@@ -198,7 +193,7 @@ class _Training:
         return made.with_step(Step("finetune", options=told))
 
     def _ended(self) -> bool:
-        return self.stopped or self.run_seen.progress >= 1
+        return self.returned.stopped or self.run_seen.progress >= 1
 
     def _progress(self) -> float:
         run, limit = self.run_seen, self.options.schedule.time_s
@@ -238,10 +233,7 @@ class _Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        if self.average:
-            live = self._floats()
-            now = [live[name] for name in self.average]
-            torch._foreach_lerp_(list(self.average.values()), now, 1 - self.engine.ema)  # type: ignore[operator]
+        self.returned.follow()
         return loss
 
     def _gradients(self, whole: Whole) -> float:
@@ -319,41 +311,37 @@ class _Training:
             self.rows.append({"step": run.step, "epoch": round(run.step / self.batches.an_epoch, 4), "loss": loss,
                               "learning_rate": run.learning_rate, "seconds": round(self.elapsed, 3)})  # fmt: skip
         if self.engine.patience and (run.step % self.batches.an_epoch == 0 or self._ended()):
-            self._validate(self.engine.patience)
+            self._validate()
 
-    def _validate(self, patience: int) -> None:
-        """Score the weights that would be returned now, keep the best, stop where none was better for long."""
+    def _validate(self) -> None:
+        """Score the weights that would be returned now."""
         metric = self.task.measure_with
-        with self._averaged():
+        with self.returned.in_place():
             self.score = self._score()
-        sign = 1 if metric.higher_is_better else -1
         self.rows.append({"step": self.run_seen.step, "validation": self.score, "metric": metric.name})
-        if not all(hook.settled(self.run_seen.progress) for hook in self.hooks):
-            return
-        if self.best_score is None or sign * self.score > sign * self.best_score:
-            self.best_score, self.waited = self.score, 0
-            self.best = {n: t.clone() for n, t in (self.average or self._floats()).items()}
-        else:
-            self.waited += 1
-            self.stopped = self.waited >= patience
+        if all(hook.settled(self.run_seen.progress) for hook in self.hooks):
+            self.returned.judge(self.score, metric)
 
     def _score(self) -> float:
-        """The task's metric over the validation data, each process its share."""
-        data, metric = self.task.data("validation"), self.task.measure_with
+        """The task's metric over the validation data, each process its share. A network with a fixed batch size is fed
+        that size, filled up by repetition."""
+        data, metric, fixed = self.task.data("validation"), self.task.measure_with, self.model.fixed_batch
         rows = []
         mine = shares(len(data), self.processes.rank, self.processes.count)
         first = 0
         self.forward.train(False)
         try:
-            for batch in data.batches(self.options.batch):
+            for batch in data.batches(fixed or self.options.batch):
                 where = [i - first for i in range(first, first + len(batch)) if i in mine]
                 first += len(batch)
                 if where and batch.targets is not None:
-                    given = (torch.from_numpy(np.ascontiguousarray(x[where])) for x in batch.inputs)
+                    index = np.resize(where, fixed or len(where))
+                    given = (torch.from_numpy(np.ascontiguousarray(x[index])) for x in batch.inputs)
                     inputs = tuple(self._laid_out(x) for x in given)
                     with torch.no_grad(), self._autocast():
                         outputs, _ = self.forward(*inputs)
-                    rows.append(metric.per_sample([o.float().cpu().numpy() for o in outputs], batch.targets[where]))
+                    answers = tuple(o[: len(where)].float().cpu().numpy() for o in outputs)
+                    rows.append(scored(metric, answers, batch.targets[where]))
         finally:
             self.forward.train()
             self.freezing.settle_norms()
@@ -362,22 +350,7 @@ class _Training:
             raise PacklightError("early stopping needs labelled validation data; give Task(validation=(x, y))")
         return float(metric.aggregate(np.concatenate(whole)))
 
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the trained ones, where there are any."""
-        live = self._floats()
-        kept = {n: t.clone() for n, t in live.items()} if self.average else {}
-        with torch.no_grad():
-            for name, value in self.average.items():
-                live[name].copy_(value)
-            yield
-            for name, value in kept.items():
-                live[name].copy_(value)
-
     # making and keeping
-
-    def _floats(self) -> dict[str, Tensor]:
-        return {n: t.detach() for n, t in self.model.named_tensors().items() if t.dtype.is_floating_point}
 
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters for the optimizer: one group a parameter where hooks set rates of their own, else two."""
@@ -409,8 +382,7 @@ class _Training:
             "identity": self.identity, "step": self.run_seen.step, "elapsed": self.elapsed, "parts": self.parts,
             "tensors": {n: t.detach() for n, t in self.model.named_tensors().items()},
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-            "average": self.average, "best": self.best, "best_score": self.best_score, "score": self.score,
-            "waited": self.waited, "stopped": self.stopped, "rows": json.dumps(self.rows),
+            "returned": self.returned.state(), "score": self.score, "rows": json.dumps(self.rows),
             "hooks": [hook.state() for hook in self.hooks], "random": torch.get_rng_state(),
         }  # fmt: skip
 
@@ -423,10 +395,9 @@ class _Training:
                 tensor.copy_(found["tensors"][name])
         self.optimizer.load_state_dict(found["optimizer"])
         self.scaler.load_state_dict(found["scaler"])
-        for name in ("elapsed", "parts", "average", "best", "best_score", "score", "waited", "stopped"):
+        for name in ("elapsed", "parts", "score"):
             setattr(self, name, found[name])
-        device = self.processes.device
-        self.average, self.best = ({n: t.to(device) for n, t in d.items()} for d in (self.average, self.best))
+        self.returned.restore(found["returned"], self.processes.device)
         for hook, state in zip(self.hooks, found["hooks"], strict=True):
             hook.restore(state)
         self.rows = json.loads(found["rows"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from packlight.errors import PacklightError
-from packlight.model import Model, matching
+from packlight.model import Model, matching, patterns_of
 from packlight.model.operators import argument, packet, set_argument
 from packlight.train.hooks import Hook, Run, Seen
 
@@ -31,10 +31,10 @@ class Penalty(Hook, ABC):
     strength: >= 0. exclude: parameter-name patterns (shell wildcards) that it leaves alone.
     """
 
-    def __init__(self, strength: float, exclude: tuple[str, ...] = ()):
+    def __init__(self, strength: float, exclude: str | Sequence[str] = ()):
         if not 0 <= strength < math.inf:
             raise PacklightError(f"a penalty's strength must be >= 0, got {strength}")
-        self.strength, self.exclude = strength, tuple(exclude)
+        self.strength, self.exclude = strength, patterns_of(exclude)
         self.weights: dict[str, nn.Parameter] = {}
 
     def start(self, run: Run) -> None:
@@ -80,7 +80,7 @@ class Entropy(Penalty):
     A quantized Model's own scales give the levels; elsewhere a weight tensor's largest magnitude is 2^(bits−1) − 1.
     """
 
-    def __init__(self, strength: float, bits: int = 8, exclude: tuple[str, ...] = ()):
+    def __init__(self, strength: float, bits: int = 8, exclude: str | Sequence[str] = ()):
         super().__init__(strength, exclude)
         if not 2 <= bits <= 8:
             raise PacklightError(f"levels of 2 to 8 bits, got {bits}")
@@ -150,7 +150,7 @@ class ResetDropout(Hook):
         return {"dropout": self.p}
 
 
-def weights_of(model: Model, exclude: tuple[str, ...] = ()) -> Iterator[tuple[str, nn.Parameter]]:
+def weights_of(model: Model, exclude: str | Sequence[str] = ()) -> Iterator[tuple[str, nn.Parameter]]:
     """The trainable tensors with two or more axes, by name, but for those that a pattern excludes."""
     found = {n: p for n, p in model.named_parameters() if p.requires_grad and p.dim() >= 2}
     kept = matching(list(found), exclude)

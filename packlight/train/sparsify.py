@@ -7,7 +7,7 @@ go first. Here a weight that went does not come back, where that paper keeps its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from packlight.errors import PacklightError
+from packlight.model import patterns_of
 from packlight.train.hooks import Hook, Run
 from packlight.train.regularise import weights_of
 
@@ -32,7 +33,7 @@ class Sparsity:
     every: int = 20
     scope: str = "layer"
     score: str = "magnitude"
-    exclude: tuple[str, ...] = ()
+    exclude: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.sparsity < 1 or not 0 <= self.begin < self.end <= 1 or self.every < 1:
@@ -117,4 +118,4 @@ class Sparsify(Hook):
         self.share = float(state["share"])
 
     def options(self) -> dict[str, Any]:
-        return {"sparsify": asdict(self.how) | {"exclude": list(self.how.exclude)}}
+        return {"sparsify": asdict(self.how) | {"exclude": list(patterns_of(self.how.exclude))}}

@@ -11,8 +11,9 @@ from torch import nn
 
 import packlight as pl
 from packlight.errors import PacklightError
-from packlight.measure.quality import evaluate, scored, torch_runner, workload_inputs
+from packlight.measure.quality import evaluate, torch_runner, workload_inputs
 from packlight.task import ArrayData, LoaderData, Metric, Task
+from packlight.task.metrics import scored
 
 CLASSES = 3
 

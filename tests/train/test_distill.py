@@ -21,11 +21,6 @@ SHORT = Fit(epochs=2, batch=64, learning_rate=0.05)
 
 
 @pytest.fixture(scope="module")
-def task() -> Task:
-    return digits()
-
-
-@pytest.fixture(scope="module")
 def teacher(task: Task) -> pl.Model:
     return fit(model(), task, Fit(epochs=4, batch=64, learning_rate=0.1))
 

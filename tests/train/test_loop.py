@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from nets import model, same
 from torch import nn
 
 import packlight as pl
@@ -24,28 +24,9 @@ from packlight.train import Distillation, Engine, Fit, Progress, Schedule, fit, 
 from packlight.train.losses import distillation_loss
 
 
-def digits() -> Task:
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    return Task("digits", train=(x[:1200], y[:1200]), test=(x[1200:], y[1200:]))
-
-
-def network(dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Dropout(dropout), nn.Linear(256, 10),
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits()
-
-
 @pytest.fixture(scope="module")
 def fresh() -> pl.Model:
-    return pl.load(network(), torch.zeros(2, 1, 8, 8), name="net")
+    return model()
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +34,10 @@ def trained(fresh: pl.Model, task: Task) -> pl.Model:
     return fit(fresh, task, Fit(epochs=4, batch=64, learning_rate=0.1))
 
 
-def same(a: pl.Model, b: pl.Model) -> bool:
-    theirs = b.named_tensors()
-    return all(torch.equal(t, theirs[n]) for n, t in a.named_tensors().items())
-
-
 def test_training_learns_digits_and_leaves_the_given_model_alone(
     fresh: pl.Model, trained: pl.Model, task: Task
 ) -> None:
-    assert same(fresh, pl.load(network(), torch.zeros(2, 1, 8, 8)))
+    assert same(fresh, model())
     assert evaluate(fresh, task).measurement.value < 30
     assert evaluate(trained, task).measurement.value > 85
     assert not trained.training and trained.lineage[-1].name == "finetune"
@@ -129,7 +105,7 @@ def test_divergence_stops_at_once_and_says_where(fresh: pl.Model, task: Task) ->
 SCRIPT = textwrap.dedent("""
     import os, signal, sys
     sys.path.insert(0, {folder!r})
-    from test_loop import digits, network
+    from nets import digits, model
     import torch, packlight as pl
     from packlight.train import Fit, fit
     torch.set_num_threads(1)
@@ -139,8 +115,8 @@ SCRIPT = textwrap.dedent("""
     def step(p):
         if p.step == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-    model = pl.load(network(dropout=0.3), torch.zeros(2, 1, 8, 8), name="net")
-    made = fit(model, digits(), Fit(epochs=2, batch=64, learning_rate=0.05), checkpoint=sys.argv[2], on_step=step)
+    how = Fit(epochs=2, batch=64, learning_rate=0.05)
+    made = fit(model(dropout=0.3), digits(), how, checkpoint=sys.argv[2], on_step=step)
     made.save(sys.argv[3])
 """).format(folder=str(Path(__file__).parent))
 

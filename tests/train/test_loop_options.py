@@ -25,11 +25,6 @@ from packlight.train.diverged import overflowed
 SHORT = Fit(epochs=1, batch=64, learning_rate=0.05)
 
 
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits()
-
-
 def seen(task: Task, how: Fit, **more) -> list:
     found: list = []
     fit(model(), task, how, on_step=found.append, **more)
@@ -287,6 +282,24 @@ def test_equal_scores_are_no_progress_where_lower_is_better() -> None:
     found: list = []
     fit(without_norm, Task(train=data, validation=data, loss="mse", metric="mse"), how, on_step=found.append)
     assert len(found) == 3
+
+
+class OfEight(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.reshape(8, 64))
+
+
+def test_a_network_of_one_batch_size_is_scored_on_all_validation_data(task: Task) -> None:
+    """297 images are not a multiple of 8; what is filled up does not count."""
+    net = pl.load(OfEight(), torch.zeros(8, 1, 8, 8))
+    assert net.fixed_batch == 8
+    found: list = []
+    made = fit(net, task, Fit(epochs=1, batch=8, engine=Engine(patience=1)), on_step=found.append)
+    assert found[-1].validation == pytest.approx(evaluate(made, task, "validation").measurement.value)
 
 
 def test_a_log_holds_the_last_step_of_a_run_that_time_ended(task: Task, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import packlight as pl
-from packlight.train import processes
+from packlight.train import norms
 from packlight.train.processes import shares
 
 SCRIPT = textwrap.dedent("""
@@ -62,14 +63,34 @@ def test_evaluation_shares_are_everything_once(n: int, processes: int) -> None:
     assert [i for rank in range(processes) for i in shares(n, rank, processes)] == list(range(n))
 
 
+@pytest.fixture
+def group() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-3), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"])
-def test_the_norm_of_several_processes_is_torchs_in_half_precision_too(monkeypatch, dtype, off: float) -> None:
+def test_the_norm_of_several_processes_is_torchs_in_half_precision_too(group, dtype, off: float) -> None:
     """Values far from zero: in bf16 a sum of squares has lost the variance. off: rounding of outputs of size 3."""
-    monkeypatch.setattr(processes, "_summed", lambda value: value)
     x = (torch.randn(32, 4, 7, 7, generator=torch.Generator().manual_seed(0)) * 0.5 + 20).to(dtype)
-    rest = (torch.rand(4), torch.rand(4), torch.zeros(4), torch.ones(4), True, 0.1, 1e-5)
-    mine, wanted = processes.batch_norm(x, *rest), torch.batch_norm(x, *rest, False)
-    assert mine.dtype == dtype and torch.allclose(mine.float(), wanted.float(), atol=off)
+    found = []
+    for norm in (norms.batch_norm, torch.batch_norm):
+        given, weight, bias = (t.clone().requires_grad_() for t in (x, torch.linspace(1, 2, 4), torch.zeros(4)))
+        statistics = torch.zeros(4), torch.ones(4)
+        y = norm(given, weight, bias, *statistics, True, 0.1, 1e-5, False)
+        assert y.dtype == dtype
+        (y.float() * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+        found.append([y, given.grad, weight.grad, bias.grad, *statistics])
+    for mine, wanted in zip(*found, strict=True):
+        assert torch.allclose(mine.float(), wanted.float(), atol=off, rtol=off)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5)], ids=["flat", "sequence"])
+def test_norms_without_weights_or_statistics(group, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    rest = (None, None, None, None, True, 0.1, 1e-5, False)
+    assert torch.allclose(norms.batch_norm(x, *rest), torch.batch_norm(x, *rest), atol=1e-5)
 
 
 TIMES = """

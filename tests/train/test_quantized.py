@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import digits, model, same
+from nets import model, same
 
 import packlight as pl
 from packlight.measure.quality import evaluate
@@ -17,11 +17,6 @@ from packlight.train import Fit, fit
 from packlight.train.taps import Tapped, straight_through
 
 SHORT = Fit(epochs=1, batch=64, learning_rate=0.01)
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    return digits()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import packlight as pl
 from packlight.errors import PacklightError
 from packlight.train import L1, L2, Entropy, Fit, GroupLasso, Hooks, ResetDropout, Run, fit
 from packlight.train.regularise import entropy_bits
+from packlight.train.sparsify import Sparsify, Sparsity
 
 WEIGHT = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
 
@@ -80,6 +81,12 @@ def test_excluded_weights_are_left_alone() -> None:
     assert list(hook.weights) == ["0.weight"]
     with pytest.raises(PacklightError, match="no layer matches 'head"):
         L1(1.0, exclude=("head*",)).start(Run(model(), 1))
+
+
+@pytest.mark.parametrize("hook", [L1(1.0, "6.*"), Sparsify(Sparsity(0.5, exclude="6.*"))], ids=["L1", "Sparsify"])
+def test_a_bare_string_is_one_pattern(hook: L1 | Sparsify) -> None:
+    hook.start(Run(model(), 1))
+    assert list(hook.weights) == ["0.weight"] and "6.*" in str(hook.options())
 
 
 def test_dropout_is_another_one_while_the_run_lasts() -> None:
