@@ -1,9 +1,9 @@
 """A small student with a teacher and, as the control, without: same weights to start from, data order and schedule.
 
-Student: LeNet-5 at a quarter of its width (27,027 parameters, a tenth of the teacher's). Teacher: the demo's ResNet-20.
-Full Fashion-MNIST in four fixed augmented copies, so that the teacher is asked once about each and its answers serve
-every epoch and seed. Three seeds, judged on the 10,000 test images. Temperature and weight are packlight's defaults,
-not tuned here.
+Teacher: the demo's ResNet-20. Student: a ResNet-8 at half its width, with a thirteenth of the teacher's parameters. Full
+Fashion-MNIST in four fixed augmented copies, two and a half epochs of those, so that the teacher is asked once about
+each image and its answers serve every epoch and seed. Three seeds, judged on the 10,000 test images. Temperature and
+weight are packlight's defaults, not tuned here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import packlight as pl
 from benchmarks import ROOT
 from benchmarks.ledger import Finding, finding, packed
-from packlight import networks
+from packlight import students
 from packlight.measure import Measurement, intervals
 from packlight.measure.quality import evaluate
 from packlight.task import ArrayData, Task
@@ -27,8 +27,8 @@ from packlight.task.metrics import accuracy
 from packlight.train import Distill, Fit, fit
 
 SEEDS = (0, 1, 2)
-WIDTH, COPIES = 0.25, 4
-HOW = Fit(epochs=2, learning_rate=2e-3, optimizer="adamw", weight_decay=0.01)
+WIDTH, COPIES = 0.5, 4
+HOW = Fit(epochs=2.5, learning_rate=0.1)
 TEACHER = ROOT / "packlight" / "data" / "resnet20_fashion_mnist.plm"
 Array = np.ndarray
 
@@ -66,8 +66,8 @@ def _arm(folder: Path, seed: int, arm: str, task: Task, teacher: pl.Model) -> tu
     """Hits [10,000, 1] of the trained student, seconds, and of those the teacher's."""
     path = folder / f"{arm}-{seed}.npz"
     if not path.exists():
-        torch.manual_seed(seed)
-        student = pl.load(networks.lenet5(width=WIDTH), torch.zeros(2, 1, 28, 28), name="student")
+        module = students.make("resnet8", 10, (1, 28, 28), WIDTH, seed)
+        student = pl.load(module, torch.zeros(2, 1, 28, 28), name="student")
         distill = Distill(teacher, cache=folder / "answers")
         began = time.monotonic()
         made = fit(student, task, replace(HOW, seed=seed), hooks=[distill] if arm == "distilled" else [])
