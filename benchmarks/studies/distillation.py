@@ -1,6 +1,6 @@
 """A small student with a teacher and, as the control, without: same weights to start from, data order and schedule.
 
-Teacher: the demo's ResNet-20. Student: a ResNet-8 at half its width, with a thirteenth of the teacher's parameters. Full
+Teacher: the demo's ResNet-20. Student: a ResNet-8 of half the width, a thirteenth of its parameters. Full
 Fashion-MNIST in four fixed augmented copies, two and a half epochs of those, so that the teacher is asked once about
 each image and its answers serve every epoch and seed. Three seeds, judged on the 10,000 test images. Temperature and
 weight are packlight's defaults, not tuned here.
@@ -35,7 +35,7 @@ Array = np.ndarray
 
 def study(folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    task, teacher = _copied(Task.named("fashion-mnist")), pl.load(TEACHER)
+    task, teacher = copied(Task.named("fashion-mnist")), pl.load(TEACHER)
     rows: dict[str, list[Array]] = {"control": [], "distilled": []}
     for seed in SEEDS:
         for arm, hits in rows.items():
@@ -53,7 +53,7 @@ def study(folder: Path) -> Iterator[Finding]:
     yield finding("distilled − control", "gain over seeds", over_seeds([100 * float(g.mean()) for g in gains]))
 
 
-def _copied(task: Task) -> Task:
+def copied(task: Task) -> Task:
     """The task with COPIES augmented copies of its training images, and no other augmentation."""
     data = task.data("train")
     pixels = torch.from_numpy(data.inputs[0]).float()
