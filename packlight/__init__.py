@@ -11,10 +11,23 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from packlight.api import compress, distill, export, finetune, fold, load, measure, quantize, transfer
+    from packlight.api import (
+        compress,
+        distill,
+        export,
+        finetune,
+        fold,
+        load,
+        measure,
+        prunable,
+        prune,
+        quantize,
+        transfer,
+    )
     from packlight.errors import PacklightError
     from packlight.measure import Measurement
     from packlight.model import Model, statistics
+    from packlight.passes.prune import Pruning
     from packlight.search.budget import Budget
     from packlight.targets import Artifact, Runner
     from packlight.task import Metric, Task, Workload
@@ -31,12 +44,15 @@ _HOMES = {
         "fold",
         "load",
         "measure",
+        "prunable",
+        "prune",
         "quantize",
         "transfer",
     ),
     "packlight.errors": ("PacklightError",),
     "packlight.measure": ("Measurement",),
     "packlight.model": ("Model", "statistics"),
+    "packlight.passes.prune": ("Pruning",),
     "packlight.search.budget": ("Budget",),
     "packlight.targets": ("Artifact", "Runner"),
     "packlight.task": ("Metric", "Task", "Workload"),
@@ -45,9 +61,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Artifact", "Budget", "Distillation", "Engine", "Fit", "Measurement", "Metric", "Model", "PacklightError", "Runner",
-    "Schedule", "Task", "Workload", "compress", "distill", "export", "finetune", "fold", "load", "measure", "quantize",
-    "statistics", "transfer",
+    "Artifact", "Budget", "Distillation", "Engine", "Fit", "Measurement", "Metric", "Model", "PacklightError",
+    "Pruning", "Runner", "Schedule", "Task", "Workload", "compress", "distill", "export", "finetune", "fold", "load",
+    "measure", "prunable", "prune", "quantize", "statistics", "transfer",
 ]  # fmt: skip
 
 

@@ -21,12 +21,15 @@ from packlight.measure.quality import evaluate, evaluate_artifact, workload_inpu
 from packlight.model import Model, patterns_of
 from packlight.model.file import SUFFIX
 from packlight.passes.fold import fold as fold_batch_norms
+from packlight.passes.prune import Groups, Pruning
+from packlight.passes.prune import prunable as groups_of
 from packlight.passes.quantize import Quantization
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
 from packlight.search.distill import distill as distill_beside
+from packlight.search.prune import prune_with
 from packlight.search.result import Result
 from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
@@ -109,6 +112,45 @@ def _call_factory(text: str) -> tuple[Any, Any]:
 def fold(model: Model) -> Model:
     """Fold every batch norm into the layer before it; outputs stay the same to rounding."""
     return fold_batch_norms(model)
+
+
+def prunable(model: Model) -> Groups:
+    """What can be cut of a Model: families of channels, heads and widths, and what is never cut and why."""
+    return groups_of(model)
+
+
+def prune(
+    model: Model,
+    task: TaskLike | None = None,
+    *,
+    keep: float | None = None,
+    options: Pruning = Pruning(),
+    compensate: bool | None = None,
+    samples: int = 512,
+    finetune: Fit | None = None,
+    steps: int = 1,
+    draws: int = 1,
+    blocks: int = 0,
+    target: str | targets.Target = "onnxruntime",
+    distillation: Distillation | None = Distillation(),
+    on_stage: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Model:
+    """A copy of a Model with fewer channels and heads, every cut of it proven.
+
+    keep: in (0, 1], overrules that of `options` (0.5 of the parameters by default). compensate: whether what stays
+    takes over what went by least squares on the task's calibration data; None: where there is such. samples: of it.
+    finetune: train after every one of `steps` cuts, each for its share; with `distillation` (not None) after the
+    network as it was. draws: with the random score, the best of so many. blocks: residual blocks that are left out
+    first, those that change least on the task's data. target: where latency is measured, when the
+    options say by="latency". What could not be proven, and was left as it was, is in the result's `notes`.
+    """
+    chosen = options if keep is None else replace(options, keep=keep)
+    return prune_with(
+        model, None if task is None else _task(task), chosen, compensate=compensate, samples=samples,
+        options_fit=finetune, steps=steps, draws=draws, blocks=blocks, target=targets.get(target),
+        distillation=distillation, on_stage=on_stage, on_step=on_step,
+    )  # fmt: skip
 
 
 def quantize(

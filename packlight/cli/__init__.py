@@ -11,15 +11,27 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import packlight as pl
-from packlight.cli import progress, show
+from packlight.cli import outputs, progress, pruning, show
+from packlight.cli.options import (
+    BatchOption,
+    EpochsOption,
+    ExcludeOption,
+    JsonOption,
+    ModelArgument,
+    OutFile,
+    OutFolder,
+    RateOption,
+    RecipeOption,
+    SeedOption,
+    TargetOption,
+    TaskOption,
+)
 from packlight.errors import ChildFailure, PacklightError
 
 app = typer.Typer(
@@ -31,25 +43,6 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 # typer keeps a click of its own; this is the public way to its base class of command-line mistakes.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-
-ModelArgument = Annotated[str, typer.Argument(help="A saved .plm file, or module:factory of your own code.")]
-TaskOption = Annotated[
-    str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
-]
-TargetOption = Annotated[str, typer.Option("--target", help="The runtime; `packlight targets` lists them.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-ExcludeOption = Annotated[
-    list[str] | None, typer.Option("--exclude", help="Layer-name pattern to leave in float; may be repeated.")
-]
-RecipeOption = Annotated[
-    Path | None, typer.Option("--recipe", help="YAML file: fit, distillation, hooks. Options given here overrule it.")
-]
-EpochsOption = Annotated[float | None, typer.Option("--epochs", help="Passes over the training data; default 1.")]
-RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate; default 0.01.")]
-BatchOption = Annotated[int | None, typer.Option("--batch", help="Samples a step, over all processes; default 128.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Of data order, augmentation, dropout; default 0.")]
-OutFile = Annotated[Path, typer.Option("--out", help="The .plm file to write.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the artifact, result.json and report.html.")]
 
 
 def main() -> None:
@@ -99,6 +92,9 @@ def _root(
 def inspect(
     model: ModelArgument,
     batch: Annotated[int, typer.Option(min=1, help="Samples at once, for MACs and activations.")] = 1,
+    prunable: Annotated[
+        bool, typer.Option("--prunable", help="What `prune` can cut, and what is never cut and why, instead.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Layers, parameters, MACs, bytes and peak activation memory of a network."""
@@ -106,8 +102,11 @@ def inspect(
 
     with progress.stages(as_json):
         network = pl.load(model)
+        groups = pl.prunable(network) if prunable else None
         counted = pl.statistics(network, batch)
-    if as_json:
+    if groups is not None:
+        pruning.show_prunable(groups, as_json)
+    elif as_json:
         show.as_json({"model": repr(network), "notes": list(network.notes), **asdict(counted)})
     else:
         show.statistics(network, counted)
@@ -125,13 +124,16 @@ def quantize(
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a network to int8 for a target and save it as a .plm file."""
-    _check_file(out)
+    outputs.check_file(out)
     with progress.steps("calibrating", as_json) as advance:
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), on_batch=advance
         )
         made.save(out)
-    _wrote(out, made, as_json)
+    outputs.wrote(out, made, as_json)
+
+
+app.command()(pruning.prune)
 
 
 @app.command()
@@ -156,7 +158,7 @@ def finetune(
     network is trained through its quantizers. Runs on several processes under torchrun -m packlight."""
     from packlight.cli import training
 
-    _check_file(out)
+    outputs.check_file(out)
     training.check_log(log)
     chosen = training.recipe(recipe, epochs, learning_rate, batch, seed, time)
     if teacher is None and chosen.distillation != pl.Distillation():
@@ -171,7 +173,7 @@ def finetune(
         made.save(out)
         if log is not None:
             training.plot(log)
-        _wrote(out, made, as_json)
+        outputs.wrote(out, made, as_json)
 
 
 @app.command()
@@ -195,7 +197,7 @@ def distill(
     from packlight.cli import training
     from packlight.students import names
 
-    _check_file(out)
+    outputs.check_file(out)
     chosen = training.recipe(recipe, epochs, learning_rate, batch, seed, None)
     if chosen.hooks:
         raise PacklightError(f"{recipe}: distillation is compared with its control alone; leave hooks out")
@@ -221,7 +223,7 @@ def transfer(
     """Give a classifier a head for the task's classes, train it in several modes, keep what does best."""
     from packlight.cli import training
 
-    _check_file(out)
+    outputs.check_file(out)
     with progress.stages(as_json) as stage:
         modes: dict[str, Any] = {"modes": mode} if mode else {}
         found = pl.transfer(pl.load(model), task, time_limit=time, on_stage=stage, **modes)
@@ -280,7 +282,7 @@ def compress(
     as_json: JsonOption = False,
 ) -> int:
     """Find the smallest and fastest form within a budget, and prove it by measurement."""
-    with progress.stages(as_json) as stage, _folder(out):
+    with progress.stages(as_json) as stage, outputs.folder(out):
         result = pl.compress(
             pl.load(model), task, target=target, budget=budget, time_limit=time, exclude=exclude or (), prove=prove,
             on_stage=stage,
@@ -325,7 +327,7 @@ def demo(out: OutFolder = Path("demo-out"), as_json: JsonOption = False) -> int:
     """The main job on real data that ships inside packlight: ResNet-20 on Fashion-MNIST to int8."""
     from packlight.demo import run
 
-    with progress.stages(as_json) as stage, _folder(out):
+    with progress.stages(as_json) as stage, outputs.folder(out):
         result = run(stage)
         result.save(out)
     return _found(result, out, as_json, result.met)
@@ -338,44 +340,6 @@ def _found(result: Any, out: Path, as_json: bool, good: bool) -> int:
     else:
         show.result(result.as_json(), out)
     return 0 if good else 1
-
-
-def _wrote(out: Path, made: pl.Model, as_json: bool) -> None:
-    if as_json:
-        show.as_json({"wrote": str(out), "model": repr(made), "notes": list(made.notes)})
-        return
-    for note in made.notes:
-        show.line(f"note: {note}")
-    show.line(f"wrote {out}: {made!r}")
-
-
-def _check_file(out: Path) -> None:
-    """Refuse a .plm output before any work starts."""
-    from packlight.files import make_folder
-
-    if out.suffix != ".plm":
-        raise PacklightError(f"--out {out}: networks are saved as .plm files; `packlight export` writes other formats")
-    if out.is_dir():
-        raise PacklightError(f"cannot write {out}: it is a folder")
-    if not out.parent.is_dir():
-        raise PacklightError(f"cannot write {out}: folder {out.parent} does not exist")
-    make_folder(out.parent)
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """An output folder that can be written to, made now; when the work fails, none is left that was not there."""
-    from packlight.files import make_folder
-
-    missing = [p for p in (out, *out.parents) if not p.exists()]
-    make_folder(out)
-    try:
-        yield
-    except BaseException:
-        for folder in missing:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        raise
 
 
 def _fail(text: str, code: int = 2) -> int:

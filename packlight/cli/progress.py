@@ -57,3 +57,14 @@ def steps(what: str, quiet: bool) -> Iterator[Any]:
                 progress.update(bar, completed=done, total=of, text=text)
 
         yield advance
+
+
+@contextmanager
+def stages_and_steps(what: str, quiet: bool, training: bool) -> Iterator[Any]:
+    """Both functions, of one display: stages, and the steps of the training that is one of them."""
+    if not training:
+        with stages(quiet) as stage:
+            yield stage, lambda *_: None
+        return
+    with steps(what, quiet) as advance:
+        yield lambda text: advance(0.0, 1.0, text), advance

@@ -97,7 +97,7 @@ def result(ledger: Mapping[str, Any], out: Path) -> None:
     for split in dict.fromkeys(form["split"] for form in forms):
         names = [f["name"] for f in forms if f["split"] == split]
         n = next(f["measurements"]["quality"]["n"] for f in forms if f["split"] == split)
-        line(f"{quality} of {_named(names)}: on {fmt.count(n)} samples of {split} data")
+        line(f"{quality} of {named(names)}: on {fmt.count(n)} samples of {split} data")
     for form in forms:
         if form["refused"]:
             line(f"refused: {form['name']}, {form['refused']}")
@@ -105,7 +105,7 @@ def result(ledger: Mapping[str, Any], out: Path) -> None:
         line(f"not tried: {name}, {why}")
     kept = [note.split(" stays in float: ", 1) for note in best["notes"] if " stays in float: " in note]
     if kept:
-        line(f"{best['name']} keeps in float: {_named([f'{layer} ({why})' for layer, why in kept])}")
+        line(f"{best['name']} keeps in float: {named([f'{layer} ({why})' for layer, why in kept])}")
     for note in ledger["notes"]:
         line(f"note: {note}")
     line()
@@ -142,7 +142,8 @@ def _verdict(ledger: Mapping[str, Any]) -> None:
         line(f"{best['name']} decides like the float baseline on {fmt.value(agreement)} of the {best['split']} data")
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
     shown = ", ".join(names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
 

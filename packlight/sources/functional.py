@@ -89,7 +89,9 @@ def functional_twin(node: Node) -> torch._ops.OpOverload:
 
 
 def _signature(target: Any) -> list[tuple[str, str]]:
-    return [(a.name, str(a.type)) for a in target._schema.arguments]
+    """Names and types; the first argument, which is written, is `self` for some and `input` for others."""
+    first, *rest = target._schema.arguments
+    return [("", str(first.type)), *((a.name, str(a.type)) for a in rest)]
 
 
 class Values:

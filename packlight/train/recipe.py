@@ -39,6 +39,11 @@ class Recipe:
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a YAML file. Raises PacklightError that names what is not understood."""
+    return recipe(read_yaml(path) or {}, str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain values in a YAML file of a recipe's size."""
     import yaml
 
     try:
@@ -49,10 +54,9 @@ def read_recipe(path: str | Path) -> Recipe:
     if len(content) > _MOST or content.count(b"&") > 64:  # aliases can unfold without end
         raise PacklightError(f"{path} is no recipe: too large")
     try:
-        given = yaml.safe_load(content)
+        return yaml.safe_load(content)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise PacklightError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from error
-    return recipe(given or {}, str(path))
 
 
 def recipe(given: Any, where: str = "recipe") -> Recipe:
@@ -87,7 +91,7 @@ def _hook(entry: Any, where: str) -> Hook:
     if not isinstance(options, Mapping) or name not in (*_HOOKS, "sparsify"):
         raise PacklightError(f"{where}: no hook {entry!r}; there are {names}")
     if (exclude := options.get("exclude")) is not None:
-        options = {**options, "exclude": _patterns(exclude, f"{where}: {name}")}
+        options = {**options, "exclude": name_patterns(exclude, f"{where}: {name}")}
     if name == "sparsify":
         return Sparsify(from_mapping(Sparsity, options, f"{where}: sparsify"))
     takes = inspect.signature(_HOOKS[name]).parameters
@@ -100,7 +104,7 @@ def _hook(entry: Any, where: str) -> Hook:
         raise PacklightError(f"{where}: {name}: {error}; it takes {', '.join(takes)}") from error
 
 
-def _patterns(given: Any, where: str) -> tuple[str, ...]:
+def name_patterns(given: Any, where: str) -> tuple[str, ...]:
     """One pattern, or a list of them."""
     found = (given,) if isinstance(given, str) else given
     if not isinstance(found, list | tuple) or not all(isinstance(p, str) for p in found):

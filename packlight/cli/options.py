@@ -1,0 +1,27 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[str, typer.Argument(help="A saved .plm file, or module:factory of your own code.")]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
+]
+TargetOption = Annotated[str, typer.Option("--target", help="The runtime; `packlight targets` lists them.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Layer-name pattern to leave in float; may be repeated.")
+]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="YAML file: fit, distillation, hooks. Options given here overrule it.")
+]
+EpochsOption = Annotated[float | None, typer.Option("--epochs", help="Passes over the training data; default 1.")]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Peak learning rate; default 0.01.")]
+BatchOption = Annotated[int | None, typer.Option("--batch", help="Samples a step, over all processes; default 128.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of data order, augmentation, dropout; default 0.")]
+OutFile = Annotated[Path, typer.Option("--out", help="The .plm file to write.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the artifact, result.json and report.html.")]

@@ -1,0 +1,150 @@
+"""Least squares: what stays takes over what a cut took, as far as the data lets it.
+
+Where a layer reads features x of which x_D go and x_K stay, x_D is predicted from x_K over calibration data,
+x_D ≈ m_D + A (x_K − m_K), and put in: W_K + W_D A, with the bias moved by W_D (m_D − A m_K). That is the optimum of the
+layer's squared error, all weights removed at once (Hassibi, Stork 1992, "Second order derivatives for network pruning:
+optimal brain surgeon", equation 5, with the layer's own error as the loss). A convolution's features are the patches
+under its kernel; where those are too many, its channels, with one A for all taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from packlight.model import Model
+from packlight.model.operators import argument, packet
+from packlight.passes.prune.groups import Flags, Groups
+
+_READERS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}  # axis of the channels that a layer reads
+_WIDEST = 4096  # features; the system to solve has as many unknowns
+_ROWS = 8192  # patches of a batch that are looked at, spread evenly
+_DAMPING = 0.01  # of the mean variance, added to each, as in GPTQ (Frantar et al. 2022, arXiv 2210.17323, section 3.3)
+
+
+class _Moments:
+    """Sums over samples and positions of a layer's features x, and of x xᵀ. taps: features of one channel."""
+
+    def __init__(self, node: Node, channels: int, taps: int):
+        self.node, self.channels = node, channels
+        self.taps = taps if _unfolds(node) and channels * taps <= _WIDEST else 1
+        width = channels * self.taps
+        self.count = 0
+        self.first = torch.zeros(width, dtype=torch.float64)
+        self.second = torch.zeros(width, width, dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        if self.taps > 1:
+            rows = _patches(self.node, x)
+        else:
+            rows = x.movedim(_READERS[packet(self.node)], -1).reshape(-1, self.channels)
+        rows = rows[:: -(-len(rows) // _ROWS)].double()
+        self.count += len(rows)
+        self.first += rows.sum(0)
+        self.second += rows.T @ rows
+
+
+def _unfolds(node: Node) -> bool:
+    return packet(node) in ("conv1d", "conv2d") and not isinstance(argument(node, "padding"), str)
+
+
+def _patches(node: Node, x: Tensor) -> Tensor:
+    """What a convolution's kernel sees, [positions, channels · taps]."""
+    one = packet(node) == "conv1d"
+    fills = {"dilation": 1, "padding": 0, "stride": 1}  # of a row, along the axis that a sequence has not
+    how = {n: (fill, *argument(node, n)) if one else tuple(argument(node, n)) for n, fill in fills.items()}
+    size = tuple(node.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]
+    if one:
+        x, size = x.unsqueeze(2), (1, *size)
+    found = F.unfold(x, size, **how)
+    return found.transpose(1, 2).flatten(0, 1)
+
+
+class _Watching(Interpreter):
+    """Runs a graph and adds up what its readers read."""
+
+    def __init__(self, module: Any, watched: dict[Node, _Moments]):
+        super().__init__(module)
+        self.watched = watched
+
+    def run_node(self, n: Node) -> Any:
+        if n in self.watched:
+            self.watched[n].add(self.env[n.args[0]])  # type: ignore[index]
+        return super().run_node(n)
+
+
+def compensated(model: Model, groups: Groups, gone: Flags, batches: Sequence[tuple[Tensor, ...]]) -> Model:
+    """A copy of an uncut Model in eval mode whose layers make do without the channels that will go."""
+    made = model.copy().eval()
+    readers = _readers(made, groups, gone)
+    watched = {node: _Moments(node, len(stays), _taps(made, node)) for node, stays in readers.items()}
+    with torch.no_grad():
+        for batch in batches:
+            _Watching(made.graph_module, watched).run(*batch)
+        for node, seen in watched.items():
+            _take_over(made, node, seen, readers[node])
+    return made
+
+
+def _taps(model: Model, node: Node) -> int:
+    return model.tensor(argument(node, "weight"))[0, 0].numel()
+
+
+def _readers(model: Model, groups: Groups, gone: Flags) -> dict[Node, Tensor]:
+    """Layers with weights of their own that read channels some of which go; [channels], which of them stay."""
+    found: dict[Node, Tensor] = {}
+    alive = groups.alive(gone)
+    layouts = dict(zip(model.nodes, groups.labelled.layouts.values(), strict=True))
+    for node in model.nodes:
+        if packet(node) not in _READERS or (packet(node) != "linear" and argument(node, "groups") != 1):
+            continue
+        weight, source = argument(node, "weight"), node.args[0]
+        if weight.op != "get_attr" or len(weight.users) > 1:
+            continue
+        layout = layouts[source]  # type: ignore[index]
+        axis = layout[_READERS[packet(node)]] if layout else None
+        if axis is None or axis.on or len(axis.labels) > _WIDEST:
+            continue
+        stays = torch.from_numpy(alive[axis.labels] > 0)
+        if stays.any() and not stays.all():
+            found[node] = stays
+    return found
+
+
+def _take_over(model: Model, node: Node, seen: _Moments, stays: Tensor) -> None:
+    stays = stays.repeat_interleave(seen.taps)
+    mean = seen.first / seen.count
+    norm = _norm_after(node)
+    shifts = argument(node, "bias") is not None or norm is not None
+    second = seen.second / seen.count - (torch.outer(mean, mean) if shifts else 0)
+    inner = second[stays][:, stays]
+    damping = _DAMPING * inner.diagonal().mean().clamp_min(1e-12)
+    across = second[stays][:, ~stays]
+    map_ = torch.linalg.solve(inner + damping * torch.eye(len(inner)).double(), across).T  # A [gone, stays]
+    weight = model.tensor(argument(node, "weight"))
+    whole = weight.double().reshape(len(weight), len(stays), -1)  # [outputs, features, taps that share a map]
+    lost = whole[:, ~stays]
+    whole[:, stays] += torch.einsum("odt,dk->okt", lost, map_)
+    weight.copy_(whole.reshape(weight.shape).to(weight.dtype))
+    if shifts:
+        shift = lost.sum(2) @ (mean[~stays] - map_ @ mean[stays])
+        if argument(node, "bias") is not None:
+            bias = model.tensor(argument(node, "bias"))
+            bias.copy_((bias.double() + shift).to(bias.dtype))
+        elif norm is not None:
+            running = model.tensor(argument(norm, "running_mean"))
+            running.copy_((running.double() - shift).to(running.dtype))
+
+
+def _norm_after(node: Node) -> Node | None:
+    """The batch norm that alone reads a layer's result, with running statistics of its own."""
+    (user,) = node.users if len(node.users) == 1 else (None,)
+    if user is None or packet(user) != "batch_norm":
+        return None
+    mean: Any = argument(user, "running_mean")
+    return user if isinstance(mean, Node) and mean.op == "get_attr" and len(mean.users) == 1 else None

@@ -1,0 +1,158 @@
+"""Structured pruning: a physically smaller network, each cut of which is proven."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from packlight.errors import PacklightError
+from packlight.model import Model, Step, patterns_of
+from packlight.model.lineage import options_of
+from packlight.model.operators import kind
+from packlight.passes.prune.choose import BY, choose, chosen_families, ranked
+from packlight.passes.prune.compensate import compensated
+from packlight.passes.prune.cut import cut
+from packlight.passes.prune.groups import Family, Flags, Groups
+from packlight.passes.prune.proof import disagreement
+from packlight.passes.prune.scores import NAMES, Evidence, class_scores
+from packlight.passes.prune.walk import label, unusual_sizes
+from packlight.passes.renorm import rebase, renorm
+
+KINDS = ("channels", "heads", "width")
+_AGREES = 1e-6  # of the largest output; a wrong channel is off by far more
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Options of the pass.
+
+    keep: in (0, 1], the share that may stay of what `by` says: "params", "macs" (at batch 1), "bytes" (of all tensors),
+    "channels" (of every layer) or "latency" (measured on a runtime: `packlight.prune` alone can). scope: "layer" (all
+    layers lose the same share) or "global" (the least important of all, with scores normalised in each layer). score:
+    see `packlight.passes.prune.scores`. normalise: "mean", "max", "sum" or "none". multiple: kept widths are multiples
+    of it where a layer is wider. least: in [0, 1], the share of every layer that stays at least. kinds: what may be
+    cut, of "channels", "heads" (of attention, or groups) and "width" (of every head); where heads and their width can
+    be cut, heads are. exclude: layer-name patterns (shell wildcards) whose outputs keep all channels. seed: of the
+    random score.
+    """
+
+    keep: float = 0.5
+    by: str = "params"
+    scope: str = "layer"
+    score: str = "l2"
+    normalise: str = "mean"
+    multiple: int = 1
+    least: float = 0.05
+    kinds: tuple[str, ...] = KINDS
+    exclude: str | Sequence[str] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise PacklightError(f"pruning needs keep in (0, 1], got {self.keep}: the share that may stay")
+        if self.multiple < 1 or not 0 <= self.least <= 1 or self.seed < 0:
+            raise PacklightError(
+                f"pruning needs multiple >= 1, least in [0, 1] and seed >= 0, got {self.multiple}, {self.least} and "
+                f"{self.seed}"
+            )
+        for name, value, known in (
+            ("by", self.by, BY), ("scope", self.scope, ("layer", "global")), ("score", self.score, NAMES),
+            ("normalise", self.normalise, ("mean", "max", "sum", "none")),
+        ):  # fmt: skip
+            if value not in known:
+                raise PacklightError(f"pruning's {name} is one of {', '.join(known)}, got {value!r}")
+        wrong = [k for k in self.kinds if k not in KINDS]
+        if wrong or not self.kinds:
+            raise PacklightError(f"pruning cuts {', '.join(KINDS)}, got {list(self.kinds)}")
+
+
+def prunable(model: Model) -> Groups:
+    """What can be cut of a Model, and what cannot and why. The Model is left as it is."""
+    if any(kind(n) == "quantize" for n in model.nodes):
+        raise PacklightError(f"{model.name} is quantized: prune the float network it was made of, then quantize that")
+    return Groups(label(model.copy().eval()))
+
+
+def prune(
+    model: Model,
+    options: Pruning = Pruning(),
+    evidence: Evidence | None = None,
+    calibration: Sequence[tuple[Tensor, ...]] = (),
+    proof_inputs: Sequence[tuple[Tensor, ...]] = (),
+) -> Model:
+    """A copy of the Model with fewer channels, in eval mode. Every cut is proven: with the same channels masked, the
+    network it was gives the same outputs, in eval and in train mode, on random inputs and on `proof_inputs` (of
+    `unusual_sizes`).
+
+    What a proof finds wrong is rolled back and said in the result's `notes`. evidence: for scores that need data.
+    calibration: batches of inputs; with them, what stays takes over what went by least squares, and batch norms are
+    estimated anew. Raises PacklightError where nothing can be cut.
+    """
+    notes_before, model = model.notes, rebase(model, calibration) if calibration else model
+    if options.by == "latency":
+        raise PacklightError("the pass cannot measure latency; packlight.prune can, or prune by params, macs or bytes")
+    groups = prunable(model)
+    families = chosen_families(groups, options.kinds, patterns_of(options.exclude))
+    if not families:
+        reasons = "; ".join(f"{layer}: {why}" for layer, why in list(groups.frozen.items())[:3])
+        if groups.families:
+            kinds = ", ".join(options.kinds)
+            reasons = f"its {len(groups.families)} families are excluded or of other kinds than {kinds}"
+        raise PacklightError(f"nothing in {model.name} can be pruned ({reasons or 'no layer has channels to lose'})")
+    scores = class_scores(groups, options.score, evidence, options.seed)
+    units = ranked(groups, families, scores, options.normalise)
+    gone = choose(groups, units, options.keep, options.by, options.scope, options.multiple, options.least)
+    gone, notes = proven(model, groups, families, gone, proof_inputs)
+    if calibration:
+        model = compensated(model, groups, gone, calibration)
+        if (wrong := agrees(model, groups, gone)) is not None:
+            raise PacklightError(f"{model.name}: {wrong}")
+    made = cut_of(model, groups, gone)
+    made = renorm(made, calibration) if calibration else made
+    made.notes = (*notes_before, *notes)
+    told = options_of(replace(options, exclude=patterns_of(options.exclude)))
+    return made.with_step(Step("prune", options=told | {"compensated": bool(calibration)}))
+
+
+def proven(
+    model: Model, groups: Groups, families: Sequence[Family], gone: Flags, inputs: Sequence[tuple[Tensor, ...]] = ()
+) -> tuple[Flags, list[str]]:
+    """What goes. Where the proof fails, families are cut one after the other and those that fail are left whole."""
+    if agrees(model, groups, gone, inputs) is None:
+        return gone, []
+    kept = np.zeros(groups.count, bool)
+    notes = []
+    for family in families:
+        mine = [unit for unit in family.rows.T.tolist() if gone[groups.unit(unit)].all()]
+        wider = groups.closure([c for unit in mine for c in groups.unit(unit)], kept)
+        wrong = groups.whole(wider) or agrees(model, groups, wider, inputs)
+        if wrong is None:
+            kept = wider
+        else:
+            notes.append(f"{family.name} was not pruned: {wrong}")
+    return kept, notes
+
+
+def agrees(model: Model, groups: Groups, gone: Flags, inputs: Sequence[tuple[Tensor, ...]] = ()) -> str | None:
+    """None where the cut network is the masked one; else what is wrong."""
+    whole = label(model.copy().eval())
+    alive = groups.alive(gone)
+    try:
+        small = cut_of(model, groups, gone)
+        for given in (whole.model.example_inputs(**unusual_sizes(model)), *inputs):
+            for training in (False, True):
+                off = disagreement(whole, alive, small, given, training)
+                if not off <= _AGREES:
+                    return f"its proof failed: outputs differ by {off:.1e} of the largest"
+    except (PacklightError, RuntimeError, IndexError, TypeError, ValueError) as error:
+        return f"its proof failed: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def cut_of(model: Model, groups: Groups, gone: Flags) -> Model:
+    with torch.no_grad():
+        return cut(label(model.copy().eval()), groups.alive(gone))
