@@ -29,7 +29,7 @@ from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
 from packlight.search.distill import distill as distill_beside
-from packlight.search.prune import prune_with
+from packlight.search.pruning.prune import prune_with
 from packlight.search.result import Result
 from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes

@@ -22,7 +22,7 @@ from packlight.measure.latency import compare
 from packlight.measure.quality import Scores, evaluate, workload_inputs
 from packlight.model import Model, statistics
 from packlight.passes.renorm import rebase
-from packlight.search.prune import calibration_inputs
+from packlight.search.pruning.prune import calibration_inputs
 from packlight.task import Task
 from packlight.train import Distill, Fit, fit
 

@@ -15,10 +15,10 @@ from packlight.report import format as fmt
 
 if TYPE_CHECKING:
     from packlight.passes.prune import Groups
-    from packlight.search.prune import Pruned
-    from packlight.search.prune_recipe import PruneRecipe
-    from packlight.search.sensitivity import Sensitivity
-    from packlight.search.widths import Width
+    from packlight.search.pruning.prune import Pruned
+    from packlight.search.pruning.recipe import PruneRecipe
+    from packlight.search.pruning.sensitivity import Sensitivity
+    from packlight.search.pruning.widths import Width
 
 _TENSORS = 3  # named in the table of what can be cut
 
@@ -73,8 +73,8 @@ def prune(
     """Cut channels and heads off a network, prove the cut, and say what it cost. With --epochs it is trained after."""
     from packlight import targets
     from packlight.api import load
-    from packlight.search.prune import pruned
-    from packlight.search.sensitivity import sensitivity as cut_alone
+    from packlight.search.pruning.prune import pruned
+    from packlight.search.pruning.sensitivity import sensitivity as cut_alone
     from packlight.task import Task
 
     outputs.check_file(out)
@@ -113,7 +113,7 @@ def prune(
 
 def _chosen(path: Path | None, pruning: dict[str, Any], fit: dict[str, Any], rest: dict[str, Any]) -> PruneRecipe:
     """The file's recipe with what the command line overrules."""
-    from packlight.search.prune_recipe import PruneRecipe, read_prune_recipe
+    from packlight.search.pruning.recipe import PruneRecipe, read_prune_recipe
     from packlight.train import Recipe
 
     found = read_prune_recipe(path) if path is not None else PruneRecipe()
@@ -202,7 +202,7 @@ def _scores(found: Pruned) -> None:
 
 def show_prunable(groups: Groups, as_json: bool) -> None:
     """What can be cut of a network, and what is never cut and why."""
-    from packlight.search.prunable import cuttable
+    from packlight.search.pruning.families import cuttable
 
     found = cuttable(groups)
     if as_json:

@@ -23,7 +23,7 @@ from packlight.passes.prune.compensate import compensated
 from packlight.passes.prune.prune import cut_of
 from packlight.passes.prune.scores import NEEDS_DATA, class_scores
 from packlight.passes.renorm import rebase, renorm
-from packlight.search.prune import evidence_of
+from packlight.search.pruning.prune import evidence_of
 from packlight.task import Task
 
 SHARES = (0.75, 0.5, 0.25)

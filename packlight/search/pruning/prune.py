@@ -23,7 +23,7 @@ from packlight.passes.prune.depth import drop_blocks
 from packlight.passes.prune.scores import NEEDS_DATA
 from packlight.passes.prune.walk import unusual_sizes
 from packlight.passes.renorm import rebase
-from packlight.search.widths import Width, widths
+from packlight.search.pruning.widths import Width, widths
 from packlight.targets import Target, export
 from packlight.task import Data, Task
 from packlight.train import Distillation, Fit, Progress, fit

@@ -15,11 +15,11 @@ from zoo_sequences import lstm, vit
 
 import packlight as pl
 from packlight.errors import PacklightError
-from packlight.search.prunable import cuttable
-from packlight.search.prune import pruned
-from packlight.search.prune_recipe import PruneRecipe, read_prune_recipe
-from packlight.search.sensitivity import sensitivity
-from packlight.search.widths import widths
+from packlight.search.pruning.families import cuttable
+from packlight.search.pruning.prune import pruned
+from packlight.search.pruning.recipe import PruneRecipe, read_prune_recipe
+from packlight.search.pruning.sensitivity import sensitivity
+from packlight.search.pruning.widths import widths
 from packlight.task import Task
 from packlight.train import Distillation, Fit, Recipe
 

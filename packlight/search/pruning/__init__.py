@@ -1,0 +1,1 @@
+"""Pruning with what it takes from a task, and what is told of it."""
