@@ -53,12 +53,12 @@ def table(found: dict[str, Rows], forms: Sequence[str] = ("*",)) -> str:
     return "\n".join([*lines, "", *remarks])
 
 
-def listing(found: dict[str, Rows]) -> str:
-    """One table of studies, a line a number."""
+def listing(found: dict[str, Rows], whats: Sequence[str] = ("*",)) -> str:
+    """One table of studies, a line a number; of those whose name fits a pattern."""
     lines = ["| study | of | measured | value [95 %] | n |", "|---|---|---|--:|--:|"]
     for name, rows in found.items():
         for (form, what, _), row in rows.items():
-            if form:
+            if form and any(fnmatchcase(what, p) for p in whats):
                 assert row.value is not None
                 assert row.low is not None
                 assert row.high is not None
@@ -101,7 +101,8 @@ def fill(text: str, rows: Sequence[Row], where: str) -> str:
         found = cases(rows, mode)
         if mode == "study":
             chosen = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
-            return f"{start}{listing(chosen) if chosen else 'Not measured yet.'}\n{end}"
+            shown = listing(chosen, (forms or "*").split(", ")) if chosen else "Not measured yet."
+            return f"{start}{shown}\n{end}"
         wanted = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
         if not wanted and not any(fnmatchcase(case.name, p) for case in CASES for p in patterns.split()):
             raise PacklightError(f"{where}: no case fits {patterns!r}; there are {', '.join(c.name for c in CASES)}")
