@@ -46,7 +46,7 @@ test: check
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-all: check
-	@$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not zoo" $(PYTEST_ARGS)
 
 zoo: $(VENV)/.test-ready
 	@$(BIN)/python -m pytest -m "" tests/passes/test_prune_zoo.py $(PYTEST_ARGS)

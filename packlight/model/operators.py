@@ -55,7 +55,8 @@ _KINDS = {
         new_empty arange linspace eye scalar_tensor tril_indices triu_indices rand randn rand_like randn_like
         fill zero item""",
     "size": "sym_size sym_numel sym_stride",
-    "spectral": """stft istft fft_rfft fft_irfft fft_fft fft_ifft view_as_real view_as_complex real imag complex
+    "spectral": """stft istft fft_rfft fft_irfft fft_fft fft_ifft fft_fft2 fft_ifft2
+        view_as_real view_as_complex real imag complex
         hann_window hamming_window""",
     "weight": "_weight_norm _weight_norm_interface",
     "quantize": """quantize_per_tensor dequantize_per_tensor quantize_per_channel dequantize_per_channel
