@@ -23,7 +23,7 @@ from packlight.passes.prune.groups import Flags, Groups
 
 _READERS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}  # axis of the channels that a layer reads
 _WIDEST = 4096  # features; the system to solve has as many unknowns
-_ROWS = 8192  # patches of a batch that are looked at, spread evenly
+_ROWS = 4  # times the features: rows of a batch that are looked at, spread evenly; 512 at least
 _DAMPING = 0.01  # of the mean variance, added to each, as in GPTQ (Frantar et al. 2022, arXiv 2210.17323, section 3.3)
 
 
@@ -43,9 +43,9 @@ class _Moments:
             rows = _patches(self.node, x)
         else:
             rows = x.movedim(_READERS[packet(self.node)], -1).reshape(-1, self.channels)
-        rows = rows[:: -(-len(rows) // _ROWS)].double()
+        rows = rows[:: -(-len(rows) // max(512, _ROWS * rows.shape[1]))]
         self.count += len(rows)
-        self.first += rows.sum(0)
+        self.first += rows.sum(0, dtype=torch.float64)
         self.second += rows.T @ rows
 
 
