@@ -2,7 +2,7 @@
 
 Step time: the demo's ResNet-20 on Fashion-MNIST at batch 128, SGD with Nesterov momentum, one thread; both loops take
 the same number of steps in turn, in one process. Data parallel: the same global batch on one process and, under
-torchrun, on two, a thread each, in turn.
+torchrun, on two, a thread each, in turn; also for LeNet-5, which has no batch norms to keep together.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from packlight.train import Fit, Schedule, fit
 from packlight.train.memory import kept_memory
 
 BATCH, STEPS, ROUNDS, PAIRS = 128, 12, 5, 3
+NETWORKS = {"resnet20": networks.resnet20, "lenet5": networks.lenet5}
 _WARM = 2  # steps not timed at the start of every turn
 
 
@@ -43,23 +44,21 @@ def study(folder: Path) -> Iterator[Finding]:
     yield finding("packlight.train.fit", "ms a step", intervals.median([1e3 * t for t in mine], "ms"))
     shares = [100 * (m / b - 1) for m, b in zip(mine, bare, strict=True)]
     yield finding("packlight.train.fit", "overhead", intervals.median(shares, "%"))
-    ratios = []
-    for turn in range(PAIRS):
-        pair = {n: _in_processes(n) for n in ((1, 2) if turn % 2 else (2, 1))}
-        ratios.append(pair[1] / pair[2])
-    yield finding("two processes", "times as fast as one", intervals.median(ratios, "×"))
+    for name in NETWORKS:
+        ratios = []
+        for turn in range(PAIRS):
+            pair = {n: _in_processes(n, name) for n in ((1, 2) if turn % 2 else (2, 1))}
+            ratios.append(pair[1] / pair[2])
+        yield finding(f"two processes, {name}", "times as fast as one", intervals.median(ratios, "×"))
 
 
-def _network() -> pl.Model:
-    torch.manual_seed(0)
-    return pl.load(networks.resnet20(), torch.zeros(2, 1, 28, 28))
-
-
-def _fit(task: Task) -> float:
+def _fit(task: Task, name: str = "resnet20") -> float:
     """Median seconds a step."""
+    torch.manual_seed(0)
+    model = pl.load(NETWORKS[name](), torch.zeros(2, 1, 28, 28))
     ticks: list[float] = []
     how = Fit(batch=BATCH, learning_rate=0.1, schedule=Schedule(steps=STEPS + _WARM))
-    fit(_network(), task, how, on_step=lambda p: ticks.append(time.perf_counter()))
+    fit(model, task, how, on_step=lambda p: ticks.append(time.perf_counter()))
     return float(np.median(np.diff(ticks)[_WARM - 1 :]))
 
 
@@ -85,10 +84,10 @@ def _bare(task: Task) -> float:
     return float(np.median(np.diff(ticks)[_WARM - 1 :]))
 
 
-def _in_processes(count: int) -> float:
+def _in_processes(count: int, name: str) -> float:
     """Seconds a step at the same global batch."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "--master-port=29631",
-               "-m", __name__]  # fmt: skip
+               "-m", __name__, name]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=600, check=True)
     return float(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -96,7 +95,7 @@ def _in_processes(count: int) -> float:
 
 def _main() -> None:
     torch.set_num_threads(1)
-    seconds = _fit(Task.named("fashion-mnist"))
+    seconds = _fit(Task.named("fashion-mnist"), sys.argv[1])
     if int(os.environ["RANK"]) == 0:
         print(json.dumps(seconds))
 
