@@ -112,10 +112,10 @@ def test_rows_of_a_block_keep_equally_many():
     cells, rows = labels.fresh(2, 3), labels.fresh(2)
     labels.block(cells, rows)
     groups = groups_of(labels)
-    assert groups.whole(groups.closure([0])) == "rows of a block would have different lengths"
+    assert groups.whole(groups.closure([0])) == "heads or groups of one operator would differ in width"
     assert groups.whole(groups.closure([int(cells[0, 0]), int(cells[1, 2])])) is None
     assert groups.whole(groups.closure(cells[0].tolist())) is None
-    assert groups.whole(groups.closure(rows.tolist())) == "nothing would be left of a block"
+    assert groups.whole(groups.closure(rows.tolist())) == "no head or group of an operator would be left"
 
 
 def test_a_cell_that_dies_in_a_living_row_of_a_grid_takes_its_column():

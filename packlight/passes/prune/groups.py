@@ -122,11 +122,11 @@ class Groups:
             living = cells[~gone[rows]]
             counts = (~gone[living]).sum(axis=1)
             if len(living) == 0:
-                return "nothing would be left of a block"
+                return "no head or group of an operator would be left"
             if len(counts) and counts.min() != counts.max():
-                return "rows of a block would have different lengths"
+                return "heads or groups of one operator would differ in width"
         if len(self._starts) and not np.logical_or.reduceat(~gone[self._passed], self._starts).all():
-            return "nothing would be left of a tensor"
+            return "nothing would be left of a layer or of a part of it"
         return None
 
     # families
