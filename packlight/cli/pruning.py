@@ -191,7 +191,7 @@ def _scores(found: Pruned) -> None:
     for name, quality in found.quality.items():
         m, drop = quality.as_json(), found.drop.get(name)
         rows.append([
-            {"before": "before", "after": "after", "control": "control, trained for as long"}[name],
+            {"before": "before", "after": "after", "control": "control, trained the same way"}[name],
             fmt.value(m), fmt.interval(m),
             "" if drop is None else fmt.value(drop.as_json()), "" if drop is None else fmt.interval(drop.as_json()),
         ])  # fmt: skip

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from packlight.model import Model
 from packlight.model.operators import argument, packet, set_argument
+from packlight.passes.watch import Watch
 
 Batches = Sequence[tuple[Tensor, ...]]
 
@@ -45,8 +46,11 @@ def rebase(model: Model, batches: Batches) -> Model:
     model = model.copy().eval()
     norms = {n: _Moments() for n in model.nodes if packet(n) == "batch_norm" and _own(n)}
     with torch.no_grad():
+        watched: dict[Any, list[Any]] = {}
+        for node, seen in norms.items():
+            watched.setdefault(node.args[0], []).append(seen.add)
         for batch in batches if norms else ():
-            _Reading(model.graph_module, norms).run(*batch)
+            Watch(model, watched).run(*batch)
         for node, seen in norms.items():
             if seen.count:
                 _move(model, node, *seen.mean_and_variance())
@@ -69,17 +73,6 @@ class _Moments:
     def mean_and_variance(self) -> tuple[Tensor, Tensor]:
         mean = self.sums / self.count
         return mean, (self.squares / self.count - mean.square()).clamp_min(0)
-
-
-class _Reading(Interpreter):
-    def __init__(self, module: Any, norms: dict[Node, _Moments]):
-        super().__init__(module)
-        self.norms = norms
-
-    def run_node(self, n: Node) -> Any:
-        if n in self.norms:
-            self.norms[n].add(self.env[n.args[0]])  # type: ignore[index]
-        return super().run_node(n)
 
 
 def _own(norm: Node) -> bool:

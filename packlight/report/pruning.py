@@ -14,7 +14,7 @@ _SIZES = (
     ("params", "Parameters", fmt.compact), ("macs", "MACs, batch 1", fmt.compact),
     ("weight_bytes", "Weights", fmt.size),
 )  # fmt: skip
-_NAMES = {"before": "as it was", "after": "pruned", "control": "control: as it was, trained for as long"}
+_NAMES = {"before": "as it was", "after": "pruned", "control": "control: as it was, trained the same way"}
 _HIGH = 26  # pixels a line of the figure
 
 

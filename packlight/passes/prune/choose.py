@@ -145,7 +145,17 @@ def _killed(groups: Groups, plan: Sequence[tuple[Ranked, int]]) -> Flags:
 # what a network costs when some of it is gone
 
 
-def _params(groups: Groups) -> Callable[[Flags], float]:
+def share_left(groups: Groups, by: str, gone: Flags) -> float | None:
+    """The share of params, macs or bytes that stays; None of what is not counted."""
+    if by not in _COSTS:
+        return None
+    cost = _COSTS[by](groups)
+    whole = cost(np.zeros(groups.count, bool))
+    return cost(gone) / whole if whole else 1.0
+
+
+def params_left(groups: Groups) -> Callable[[Flags], float]:
+    """The parameters that stay when classes are gone."""
     names = {n for n, _ in groups.labelled.model.named_parameters()}
     return _elements(groups, dict.fromkeys(names, 1))
 
@@ -203,6 +213,6 @@ def _after(seen: Sequence[int], real: Sequence[int], layout: Any, alive: Array) 
 
 
 _COSTS: dict[str, Callable[[Groups], Callable[[Flags], float]]] = {
-    "params": _params, "macs": _macs, "bytes": _bytes,
+    "params": params_left, "macs": _macs, "bytes": _bytes,
 }  # fmt: skip
 BY = ("params", "macs", "bytes", "channels", "latency")

@@ -9,17 +9,18 @@ under its kernel; where those are too many, its channels, with one A for all tap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from packlight.model import Model
 from packlight.model.operators import argument, packet
 from packlight.passes.prune.groups import Flags, Groups
+from packlight.passes.watch import Watch
 
 _READERS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}  # axis of the channels that a layer reads
 _WIDEST = 4096  # features; the system to solve has as many unknowns
@@ -65,30 +66,29 @@ def _patches(node: Node, x: Tensor) -> Tensor:
     return found.transpose(1, 2).flatten(0, 1)
 
 
-class _Watching(Interpreter):
-    """Runs a graph and adds up what its readers read."""
-
-    def __init__(self, module: Any, watched: dict[Node, _Moments]):
-        super().__init__(module)
-        self.watched = watched
-
-    def run_node(self, n: Node) -> Any:
-        if n in self.watched:
-            self.watched[n].add(self.env[n.args[0]])  # type: ignore[index]
-        return super().run_node(n)
-
-
-def compensated(model: Model, groups: Groups, gone: Flags, batches: Sequence[tuple[Tensor, ...]]) -> Model:
-    """A copy of an uncut Model in eval mode whose layers make do without the channels that will go."""
-    made = model.copy().eval()
+def compensated(groups: Groups, gone: Flags, batches: Sequence[tuple[Tensor, ...]]) -> Model:
+    """A copy of the uncut Model whose layers make do without the channels that will go."""
+    made = groups.labelled.model.copy()
     readers = _readers(made, groups, gone)
-    watched = {node: _Moments(node, len(stays), _taps(made, node)) for node, stays in readers.items()}
+    moments: dict[Any, _Moments] = {}  # layers that see the same features share them
+    watched: dict[Node, list[Callable[[Tensor], None]]] = {}
+    for node, stays in readers.items():
+        if (key := _sees(made, node)) not in moments:
+            moments[key] = _Moments(node, len(stays), _taps(made, node))
+            watched.setdefault(key[0], []).append(moments[key].add)
     with torch.no_grad():
         for batch in batches:
-            _Watching(made.graph_module, watched).run(*batch)
-        for node, seen in watched.items():
-            _take_over(made, node, seen, readers[node])
+            Watch(made, watched).run(*batch)
+        for node, stays in readers.items():
+            _take_over(made, node, moments[_sees(made, node)], stays)
     return made
+
+
+def _sees(model: Model, node: Node) -> tuple[Any, ...]:
+    """What a layer's features are made of: a value, and how a kernel goes over it."""
+    kernel = tuple(model.tensor(argument(node, "weight")).shape[2:])
+    how = [str(argument(node, n)) for n in ("dilation", "padding", "stride")] if packet(node) != "linear" else []
+    return node.args[0], packet(node), kernel, *how
 
 
 def _taps(model: Model, node: Node) -> int:

@@ -58,11 +58,11 @@ def kept(axis: Axis, alive: Array) -> Array:
 def _cut_tensors(labelled: Labelled, alive: Array) -> None:
     model = labelled.model
     norms = {n: _gain(labelled, n, alive) for n in labelled.layouts if packet(n).startswith("_weight_norm")}
+    layouts = {str(n.target): layout for n, layout in labelled.layouts.items() if n.op == "get_attr"}
     done: dict[int, Tensor] = {}
     for name, tensor in model.named_tensors().items():
         if id(tensor) not in done:
-            layout = next((v for n, v in labelled.layouts.items() if n.op == "get_attr" and str(n.target) == name), ())
-            done[id(tensor)] = _replaced(tensor, smaller(tensor.detach(), layout, alive))
+            done[id(tensor)] = _replaced(tensor, smaller(tensor.detach(), layouts.get(name, ()), alive))
         _put(model, name, done[id(tensor)])
     for node, gain in norms.items():
         with torch.no_grad():

@@ -203,7 +203,7 @@ def disagreement(
     """The largest difference of an output of the masked network and of the cut one, over the largest value.
 
     whole: labelled and not cut. inputs: of the sizes that labels were given for. Computed in float64 where the network
-    can be, so that only rounding is left: below 1e-9, otherwise 1e-3.
+    can be, so that only rounding is left. Infinity where shapes differ, or where one is finite and the other is not.
     """
     outputs = []
     for model, masked in ((whole.model, True), (small, False)):
@@ -217,7 +217,10 @@ def disagreement(
     for a, b in zip(*outputs, strict=True):
         if a.shape != b.shape:
             return float("inf")
-        a, b = torch.nan_to_num(a.double()), torch.nan_to_num(b.double())
+        a, b = a.double(), b.double()
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            return float("inf")
+        a, b = torch.nan_to_num(a), torch.nan_to_num(b)
         size = float(b.abs().max()) if b.numel() else 0.0
         worst = max(worst, float((a - b).abs().max()) / max(size, 1e-12) if b.numel() else 0.0)
     return worst

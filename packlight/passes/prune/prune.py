@@ -13,13 +13,14 @@ from packlight.errors import PacklightError
 from packlight.model import Model, Step, patterns_of
 from packlight.model.lineage import options_of
 from packlight.model.operators import kind
-from packlight.passes.prune.choose import BY, choose, chosen_families, ranked
+from packlight.passes.prune.choose import BY, choose, chosen_families, ranked, share_left
 from packlight.passes.prune.compensate import compensated
 from packlight.passes.prune.cut import cut
 from packlight.passes.prune.groups import Family, Flags, Groups
+from packlight.passes.prune.labels import Array
 from packlight.passes.prune.proof import disagreement
 from packlight.passes.prune.scores import NAMES, Evidence, class_scores
-from packlight.passes.prune.walk import label, unusual_sizes
+from packlight.passes.prune.walk import Labelled, label, unusual_sizes
 from packlight.passes.renorm import rebase, renorm
 
 KINDS = ("channels", "heads", "width")
@@ -47,7 +48,7 @@ class Pruning:
     normalise: str = "mean"
     multiple: int = 1
     least: float = 0.05
-    kinds: tuple[str, ...] = KINDS
+    kinds: str | Sequence[str] = KINDS
     exclude: str | Sequence[str] = ()
     seed: int = 0
 
@@ -65,6 +66,7 @@ class Pruning:
         ):  # fmt: skip
             if value not in known:
                 raise PacklightError(f"pruning's {name} is one of {', '.join(known)}, got {value!r}")
+        object.__setattr__(self, "kinds", patterns_of(self.kinds))
         wrong = [k for k in self.kinds if k not in KINDS]
         if wrong or not self.kinds:
             raise PacklightError(f"pruning cuts {', '.join(KINDS)}, got {list(self.kinds)}")
@@ -92,9 +94,9 @@ def prune(
     calibration: batches of inputs; with them, what stays takes over what went by least squares, and batch norms are
     estimated anew. Raises PacklightError where nothing can be cut.
     """
-    notes_before, model = model.notes, rebase(model, calibration) if calibration else model
     if options.by == "latency":
         raise PacklightError("the pass cannot measure latency; packlight.prune can, or prune by params, macs or bytes")
+    notes_before, model = model.notes, rebase(model, calibration) if calibration else model
     groups = prunable(model)
     families = chosen_families(groups, options.kinds, patterns_of(options.exclude))
     if not families:
@@ -106,53 +108,72 @@ def prune(
     scores = class_scores(groups, options.score, evidence, options.seed)
     units = ranked(groups, families, scores, options.normalise)
     gone = choose(groups, units, options.keep, options.by, options.scope, options.multiple, options.least)
-    gone, notes = proven(model, groups, families, gone, proof_inputs)
+    gone, notes = proven(groups, families, gone, proof_inputs)
+    whole = groups.labelled
     if calibration:
-        model = compensated(model, groups, gone, calibration)
-        if (wrong := agrees(model, groups, gone)) is not None:
-            raise PacklightError(f"{model.name}: {wrong}")
-    made = cut_of(model, groups, gone)
+        whole = whole.on(compensated(groups, gone, calibration))
+    made, wrong = attempt(whole, groups.alive(gone))
+    if made is None:
+        raise PacklightError(f"{model.name}: {wrong}")
     made = renorm(made, calibration) if calibration else made
-    made.notes = (*notes_before, *notes)
+    made.notes = (*notes_before, *notes, *_over_budget(groups, gone, options))
     told = options_of(replace(options, exclude=patterns_of(options.exclude)))
     return made.with_step(Step("prune", options=told | {"compensated": bool(calibration)}))
 
 
+def _over_budget(groups: Groups, gone: Flags, options: Pruning) -> list[str]:
+    """What to say where more stays than was asked for."""
+    left = share_left(groups, options.by, gone)
+    if left is None or left <= options.keep:
+        return []
+    return [
+        f"{left:.1%} of the {options.by} stay, {options.keep:.1%} were asked for: no more can go where every layer "
+        f"keeps {options.least:.0%} of its width, in multiples of {options.multiple}"
+    ]
+
+
 def proven(
-    model: Model, groups: Groups, families: Sequence[Family], gone: Flags, inputs: Sequence[tuple[Tensor, ...]] = ()
+    groups: Groups, families: Sequence[Family], gone: Flags, inputs: Sequence[tuple[Tensor, ...]] = ()
 ) -> tuple[Flags, list[str]]:
-    """What goes. Where the proof fails, families are cut one after the other and those that fail are left whole."""
-    if agrees(model, groups, gone, inputs) is None:
+    """What goes. Where the proof fails, families are cut one after the other and those that fail are left whole.
+    Raises PacklightError where none is left."""
+    whole = groups.labelled
+    _, wrong = attempt(whole, groups.alive(gone), inputs)
+    if wrong is None:
         return gone, []
     kept = np.zeros(groups.count, bool)
     notes = []
     for family in families:
-        mine = [unit for unit in family.rows.T.tolist() if gone[groups.unit(unit)].all()]
-        wider = groups.closure([c for unit in mine for c in groups.unit(unit)], kept)
-        wrong = groups.whole(wider) or agrees(model, groups, wider, inputs)
+        dead = [a for a in family.rows.ravel().tolist() if gone[groups.unit([a])].all()]
+        wider = groups.closure(groups.unit(dead), kept)
+        wrong = groups.whole(wider) or attempt(whole, groups.alive(wider), inputs)[1]
         if wrong is None:
             kept = wider
         else:
             notes.append(f"{family.name} was not pruned: {wrong}")
+    if not kept.any():
+        raise PacklightError(f"nothing in {whole.model.name} can be pruned ({notes[0]})")
     return kept, notes
 
 
-def agrees(model: Model, groups: Groups, gone: Flags, inputs: Sequence[tuple[Tensor, ...]] = ()) -> str | None:
-    """None where the cut network is the masked one; else what is wrong."""
-    whole = label(model.copy().eval())
-    alive = groups.alive(gone)
+def attempt(
+    whole: Labelled, alive: Array, inputs: Sequence[tuple[Tensor, ...]] = ()
+) -> tuple[Model | None, str | None]:
+    """The cut network where it is the masked one; else None and what is wrong."""
+    model = whole.model
     try:
-        small = cut_of(model, groups, gone)
-        for given in (whole.model.example_inputs(**unusual_sizes(model)), *inputs):
+        small = cut_of(whole, alive)
+        for given in (model.example_inputs(**unusual_sizes(model)), *inputs):
             for training in (False, True):
                 off = disagreement(whole, alive, small, given, training)
                 if not off <= _AGREES:
-                    return f"its proof failed: outputs differ by {off:.1e} of the largest"
+                    return None, f"its proof failed: outputs differ by {off:.1e} of the largest"
     except (PacklightError, RuntimeError, IndexError, TypeError, ValueError) as error:
-        return f"its proof failed: {str(error).strip().splitlines()[0]}"
-    return None
+        return None, f"its proof failed: {str(error).strip().splitlines()[0]}"
+    return small, None
 
 
-def cut_of(model: Model, groups: Groups, gone: Flags) -> Model:
+def cut_of(whole: Labelled, alive: Array) -> Model:
+    """A cut copy of a labelled Model."""
     with torch.no_grad():
-        return cut(label(model.copy().eval()), groups.alive(gone))
+        return cut(whole.on(whole.model.copy()), alive)

@@ -30,6 +30,11 @@ class Labelled:
     layouts: dict[Node, Any]
     unruled: dict[str, str]
 
+    def on(self, model: Model) -> Labelled:
+        """The same labels on another Model of the same graph, such as a copy."""
+        layouts = dict(zip(model.nodes, self.layouts.values(), strict=True))
+        return Labelled(model, self.labels, layouts, self.unruled)
+
 
 def label(model: Model) -> Labelled:
     """Walk a Model (its nodes' `meta["val"]` is refreshed)."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Format
 from packlight.passes.quantize.ranges import best_range
+from packlight.passes.watch import Watch
 
 _BINS = 4096
 _SAMPLED = 1 << 16
@@ -56,20 +56,6 @@ class Histogram:
         return max(low, self.low), min(high, self.high)
 
 
-class _Recorder(Interpreter):
-    """Runs the graph and hands each watched value to its histogram."""
-
-    def __init__(self, model: Model, watched: dict[Node, Histogram]):
-        super().__init__(model.graph_module)
-        self.watched = watched
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n in self.watched:
-            self.watched[n].add(value)
-        return value
-
-
 def observe(
     model: Model,
     values: Sequence[Node],
@@ -78,7 +64,7 @@ def observe(
 ) -> dict[Node, Histogram]:
     """The distribution of each value over the calibration batches (flat inputs each); model in eval mode."""
     watched = {node: Histogram() for node in values}
-    recorder = _Recorder(model, watched)
+    recorder = Watch(model, {node: [histogram.add] for node, histogram in watched.items()})
     with torch.inference_mode():
         for inputs in batches:
             recorder.run(*inputs)

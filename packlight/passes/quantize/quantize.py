@@ -20,6 +20,7 @@ from packlight.model.integers import settle_biases
 from packlight.model.lineage import options_of
 from packlight.model.numerics import Format, Numerics
 from packlight.model.operators import kind, load_quantized_operators, packet
+from packlight.passes.batches import batches_of
 from packlight.passes.fold import fold
 from packlight.passes.quantize.calibrate import Histogram, observe
 from packlight.passes.quantize.placement import Kernel, Placement, place
@@ -70,8 +71,14 @@ def quantize(
     if not placement.kernels:
         reasons = "; ".join(f"{k}: {v}" for k, v in list(placement.kept_float.items())[:3])
         raise PacklightError(f"nothing in {model.name} can be quantized for this target ({reasons or 'no layer fits'})")
+    calibration = [x for x, _ in batches_of(model, task.data("calibration"), options.samples, _BATCH)]
     observed = [v for v in placement.values if _root(v, placement) is v]
-    histograms = observe(model, observed, _calibration(model, task, options.samples), on_batch)
+    histograms = observe(
+        model,
+        observed,
+        calibration,
+        on_batch,
+    )
     _insert_activations(model, placement, histograms, numerics.activation, options.ranges)
     for kernel in placement.kernels:
         if kernel.group.weighted:
@@ -89,19 +96,6 @@ def _root(value: Node, placement: Placement) -> Node:
     while value in placement.inherits:
         value = placement.inherits[value]
     return value
-
-
-def _calibration(model: Model, task: Task, samples: int) -> list[tuple[torch.Tensor, ...]]:
-    """Calibration inputs in batches. A network with a fixed batch is fed that size; a rest that does not fill it is
-    left out."""
-    data = task.data("calibration").take(samples)
-    fixed = model.fixed_batch
-    batches: list[tuple[torch.Tensor, ...]] = []
-    for batch in data.batches(fixed or _BATCH):
-        if fixed is None or len(batch) == fixed or not batches:
-            model.check_inputs([x.shape for x in batch.inputs], [str(x.dtype) for x in batch.inputs])
-            batches.append(tuple(torch.from_numpy(x) for x in batch.inputs))
-    return batches
 
 
 def _insert_activations(

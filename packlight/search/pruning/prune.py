@@ -17,6 +17,7 @@ from packlight.measure import Measurement
 from packlight.measure.latency import compare
 from packlight.measure.quality import evaluate, workload_inputs
 from packlight.model import Model, Statistics, statistics
+from packlight.passes.batches import batches_of
 from packlight.passes.fold import fold
 from packlight.passes.prune import Evidence, Pruning, prune
 from packlight.passes.prune.depth import drop_blocks
@@ -38,8 +39,9 @@ class Pruned:
     """What `prune` found.
 
     model: the smaller network. before, after: statistics at batch 1. control: the network as it was, trained for as
-    long; None where nothing was trained or it was not wanted. quality: of "before", "after" and "control" on `split`;
-    empty without labelled data. drop: of `model` from "before" and from "control", paired, in the metric's units.
+    long and after the same teacher; None where nothing was trained or it was not wanted. quality: of "before", "after"
+    and "control" on `split`; empty without labelled data. drop: of `model` from "before" and from "control", paired,
+    in the metric's units.
     """
 
     model: Model
@@ -99,8 +101,8 @@ def prune_with(
     if compensate and not data:
         raise PacklightError("compensation needs data; give a task with calibration or training data")
     calibration = data if compensate or compensate is None else []
-    made = rebase(model, data) if options_fit is not None and data else model
-    whole = model
+    made = rebase(model, data) if options_fit is not None and data and not calibration else model
+    inputs = _proof_inputs(model, task)
     if blocks:
         on_stage(f"leaving out {blocks} of the blocks")
         made = drop_blocks(made, blocks, data)
@@ -109,9 +111,8 @@ def prune_with(
         on_stage(f"cutting ({step + 1} of {steps})" if steps > 1 else "cutting")
         evidence = evidence_of(made, task, samples) if options.score in NEEDS_DATA else None
         now = replace(options, keep=min(1.0, share))
-        inputs = _proof_inputs(model, task)
 
-        def cut(how: Pruning, of: Model = made, evidence: Evidence | None = evidence, inputs: Any = inputs) -> Model:
+        def cut(how: Pruning, of: Model = made, evidence: Evidence | None = evidence) -> Model:
             return prune(of, how, evidence, calibration, inputs)
 
         if options.by == "latency":
@@ -122,10 +123,18 @@ def prune_with(
             made = cut(now)
         if options_fit is not None and task is not None:
             on_stage("fine-tuning")
-            how = _share_of(options_fit, steps)
-            follow = {"teacher": whole, "distillation": distillation} if distillation is not None else {}
-            made = fit(made, task, how, on_step=on_step, **follow)  # type: ignore[arg-type]
+            made = _trained(made, task, _share_of(options_fit, steps), model, distillation, on_step)
     return made
+
+
+def _trained(
+    model: Model, task: Task, how: Fit, whole: Model, distillation: Distillation | None,
+    on_step: Callable[[Progress], None] | None,
+) -> Model:  # fmt: skip
+    """Trained, with `distillation` after the network as it was."""
+    if distillation is None:
+        return fit(model, task, how, on_step=on_step)
+    return fit(model, task, how, teacher=whole, distillation=distillation, on_step=on_step)
 
 
 def pruned(
@@ -148,8 +157,10 @@ def pruned(
     beside = None
     if task is not None and split is not None:
         if control and training is not None and _labelled(task, "train"):
-            on_stage("training the control: the network as it was, for as long")
-            beside = fit(model, task, training, on_step=how.get("on_step"))
+            on_stage("training the control: the network as it was, in the same way")
+            data = calibration_inputs(model, task, how.get("samples", 512))
+            start = rebase(model, data) if data else model
+            beside = _trained(start, task, training, model, how.get("distillation"), how.get("on_step"))
         on_stage("scoring")
         scores |= {
             name: evaluate(m, task, split) for name, m in (("after", made), ("control", beside)) if m is not None
@@ -170,16 +181,12 @@ def _labelled(task: Task, split: str) -> bool:
 
 def _left(whole: Model, now: Model, by: str, planned: float) -> float:
     """What was there before anything went over what is there now; by what was planned, where it cannot be counted."""
-    counts = [statistics(m) for m in (whole, now)]
-    match by:
-        case "params":
-            before, after = (c.params for c in counts)
-        case "macs":
-            before, after = (c.macs for c in counts)
-        case "bytes":
-            before, after = (c.weight_bytes + c.buffer_bytes for c in counts)
-        case _:
-            return 1 / planned
+    counted: dict[str, Callable[[Statistics], int]] = {
+        "params": lambda s: s.params, "macs": lambda s: s.macs, "bytes": lambda s: s.weight_bytes + s.buffer_bytes,
+    }  # fmt: skip
+    if by not in counted:
+        return 1 / planned
+    before, after = (counted[by](statistics(m)) for m in (whole, now))
     return before / after if after else 1.0
 
 
@@ -248,30 +255,16 @@ def _source(task: Task) -> Data | None:
 
 
 def calibration_inputs(model: Model, task: Task, samples: int) -> list[tuple[Tensor, ...]]:
-    """Calibration inputs in batches; a last one that a network of one batch size cannot take is left out."""
-    fixed, source = model.fixed_batch, _source(task)
-    found: list[tuple[Tensor, ...]] = []
-    if source is None:
-        return found
-    for batch in source.take(samples).batches(fixed or _BATCH):
-        if fixed is None or len(batch) == fixed:
-            model.check_inputs([x.shape for x in batch.inputs], [str(x.dtype) for x in batch.inputs])
-            found.append(tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in batch.inputs))
-    return found
+    """Calibration inputs in batches; none where the task has neither calibration nor training data."""
+    source = _source(task)
+    return [] if source is None else [inputs for inputs, _ in batches_of(model, source, samples, _BATCH)]
 
 
 def evidence_of(model: Model, task: Task | None, samples: int) -> Evidence | None:
     """What scores with data look at: the first training samples of a task."""
     if task is None:
         return None
-    fixed = model.fixed_batch
-    found: list[tuple[tuple[Tensor, ...], Tensor | None]] = []
-    for batch in task.data("train").take(samples).batches(fixed or _BATCH):
-        if fixed is None or len(batch) == fixed:
-            inputs = tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in batch.inputs)
-            targets = None if batch.targets is None else torch.from_numpy(np.ascontiguousarray(batch.targets))
-            found.append((inputs, targets))
-    return Evidence(found, task_loss(task.loss))
+    return Evidence(batches_of(model, task.data("train"), samples, _BATCH), task_loss(task.loss))
 
 
 def _proof_inputs(model: Model, task: Task | None) -> Sequence[tuple[Tensor, ...]]:

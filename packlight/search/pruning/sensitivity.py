@@ -75,8 +75,9 @@ def sensitivity(
         drops = []
         for share in shares:
             gone = choose(groups, units, share, "channels", "layer", 1, 0.0)
-            whole = compensated(model, groups, gone, calibration) if calibration else model
-            made = cut_of(whole, groups, gone)
+            whole = groups.labelled
+            whole = whole.on(compensated(groups, gone, calibration)) if calibration else whole
+            made = cut_of(whole, groups.alive(gone))
             made = renorm(made, calibration) if calibration else made
             drops.append(evaluate(made, judge, "validation").drop_from(before))
         found.append(Sensitivity(family.name, family.kind, len(family), tuple(shares), tuple(drops)))
