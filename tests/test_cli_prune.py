@@ -173,7 +173,7 @@ def test_with_a_task_and_training_the_score_stands_beside_a_control(run, tmp_pat
     words = prune(*TASK, "--epochs", "0.3", "--samples", "64", "--report", str(page), out=str(tmp_path / "p.plm"))
     code, out, error = run(*words)
     assert code == 0, error
-    assert "score, test data" in out and "control, trained for as long" in out and "on 397 samples" in out
+    assert "score, test data" in out and "control, trained the same way" in out and "on 397 samples" in out
     assert "Widths" in page.read_text() and "control: as it was" in page.read_text()
     lineage = pl.load(tmp_path / "p.plm").lineage
     assert [s.name for s in lineage[-2:]] == ["prune", "finetune"] and lineage[-1].options["teacher"] == "digits-net"

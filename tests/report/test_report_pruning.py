@@ -32,7 +32,7 @@ def found(**changes) -> dict:
 def test_sizes_scores_and_drops_are_told() -> None:
     text = page(found(), "net").replace("\u00a0", " ")
     for said in ("40.0 % of 1.00 k", "25.0 % of 20.0 k", "1.600 kB", "91.0", "1.50 points", "2.50 points",
-                 "control: as it was, trained for as long", "On the test data"):  # fmt: skip
+                 "control: as it was, trained the same way", "On the test data"):  # fmt: skip
         assert said in text, said
 
 
