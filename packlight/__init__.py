@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from packlight.model import Model, statistics
     from packlight.passes.prune import Pruning
     from packlight.search.budget import Budget
+    from packlight.search.pruning.gradual import Gradual
     from packlight.targets import Artifact, Runner
     from packlight.task import Metric, Task, Workload
     from packlight.train import Distillation, Engine, Fit, Schedule
@@ -54,6 +55,7 @@ _HOMES = {
     "packlight.model": ("Model", "statistics"),
     "packlight.passes.prune": ("Pruning",),
     "packlight.search.budget": ("Budget",),
+    "packlight.search.pruning.gradual": ("Gradual",),
     "packlight.targets": ("Artifact", "Runner"),
     "packlight.task": ("Metric", "Task", "Workload"),
     "packlight.train": ("Distillation", "Engine", "Fit", "Schedule"),
@@ -61,9 +63,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Artifact", "Budget", "Distillation", "Engine", "Fit", "Measurement", "Metric", "Model", "PacklightError",
-    "Pruning", "Runner", "Schedule", "Task", "Workload", "compress", "distill", "export", "finetune", "fold", "load",
-    "measure", "prunable", "prune", "quantize", "statistics", "transfer",
+    "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
+    "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compress", "distill", "export", "finetune",
+    "fold", "load", "measure", "prunable", "prune", "quantize", "statistics", "transfer",
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
 from packlight.search.distill import distill as distill_beside
+from packlight.search.pruning.gradual import Gradual
 from packlight.search.pruning.prune import prune_with
 from packlight.search.result import Result
 from packlight.search.transfer import TransferResult
@@ -131,6 +132,7 @@ def prune(
     steps: int = 1,
     draws: int = 1,
     blocks: int = 0,
+    gradual: Gradual | None = None,
     target: str | targets.Target = "onnxruntime",
     distillation: Distillation | None = Distillation(),
     on_stage: Callable[[str], None] = lambda text: None,
@@ -142,13 +144,14 @@ def prune(
     takes over what went by least squares on the task's calibration data; None: where there is such. samples: of it.
     finetune: train after every one of `steps` cuts, each for its share; with `distillation` (not None) after the
     network as it was. draws: with the random score, the best of so many. blocks: residual blocks that are left out
-    first, those that change least on the task's data. target: where latency is measured, when the
+    first, those that change least on the task's data. gradual: instead of cutting before it trains, let channels
+    fade in that one run and cut them at its end, without least squares. target: where latency is measured, when the
     options say by="latency". What could not be proven, and was left as it was, is in the result's `notes`.
     """
     chosen = options if keep is None else replace(options, keep=keep)
     return prune_with(
         model, None if task is None else _task(task), chosen, compensate=compensate, samples=samples,
-        options_fit=finetune, steps=steps, draws=draws, blocks=blocks, target=targets.get(target),
+        options_fit=finetune, steps=steps, draws=draws, blocks=blocks, gradual=gradual, target=targets.get(target),
         distillation=distillation, on_stage=on_stage, on_step=on_step,
     )  # fmt: skip
 

@@ -51,6 +51,9 @@ def prune(
     ] = None,
     blocks: Annotated[Whole, typer.Option(help="Residual blocks to leave out first; default none.")] = None,
     draws: Annotated[Whole, typer.Option(help="With --score random, the best of so many; default 1.")] = None,
+    gradual: Annotated[
+        bool | None, typer.Option("--gradual/--no-gradual", help="Let channels fade while it trains; default no.")
+    ] = None,
     target: TargetOption = "onnxruntime",
     steps: Annotated[Whole, typer.Option(help="Cuts, with training after each; default 1.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training data, in all; default none.")] = None,
@@ -73,6 +76,7 @@ def prune(
     """Cut channels and heads off a network, prove the cut, and say what it cost. With --epochs it is trained after."""
     from packlight import targets
     from packlight.api import load
+    from packlight.search.pruning.gradual import Gradual
     from packlight.search.pruning.prune import pruned
     from packlight.search.pruning.sensitivity import sensitivity as cut_alone
     from packlight.task import Task
@@ -85,6 +89,8 @@ def prune(
     }  # fmt: skip
     fit = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     chosen = _chosen(recipe, pruning, fit, {"steps": steps, "samples": samples, "draws": draws, "blocks": blocks})
+    if gradual is not None:
+        chosen = replace(chosen, gradual=(chosen.gradual or Gradual()) if gradual else None)
     chosen = replace(chosen, teacher=chosen.teacher and teacher, compensate=chosen.compensate if compensate else False)
     if sensitivity and task is None:
         raise PacklightError("--sensitivity scores on validation data; give --task")

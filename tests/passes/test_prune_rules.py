@@ -36,6 +36,7 @@ OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cdist": lambda x, y: torch.cdist(x.flatten(1, 2), y.flatten(1, 2)),
     "cosine_similarity": lambda x, y: F.cosine_similarity(x, y, dim=-1),
     "pairwise_distance": lambda x, y: F.pairwise_distance(x, y, p=1.0),
+    "normalize": lambda x, y: F.normalize(x, dim=-1) + F.normalize(y, dim=1),
     "index": lambda x, y: (x * y)[:, PICK.clone()],
     "index_pair": lambda x, y: (x * y)[:, PICK.clone(), PICK.clone()],
     "index_apart": lambda x, y: (x * y)[PICK[:1].clone() * 0, :, PICK.clone()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from zoo_sequences import lstm, vit
 import packlight as pl
 from packlight.errors import PacklightError
 from packlight.search.pruning.families import cuttable
+from packlight.search.pruning.gradual import Fade, Gradual
 from packlight.search.pruning.prune import pruned
 from packlight.search.pruning.recipe import PruneRecipe, read_prune_recipe
 from packlight.search.pruning.sensitivity import sensitivity
 from packlight.search.pruning.widths import widths
 from packlight.task import Task
-from packlight.train import Distillation, Fit, Recipe
+from packlight.train import Distillation, Fit, Progress, Recipe, Run, fit, loop
 
 FIT = Fit(epochs=0.3, batch=64, learning_rate=0.02)
 
@@ -105,6 +107,7 @@ def test_without_labelled_data_there_are_no_scores() -> None:
         ({"compensate": True}, "compensation needs data"),
         ({"finetune": FIT}, "fine-tuning needs data"),
         ({"steps": 2}, "more than one needs training"),
+        ({"gradual": pl.Gradual()}, "one run of training"),
         ({"samples": 0}, "samples >= 1"),
         ({"options": pl.Pruning(score="taylor")}, "'taylor' needs data"),
         ({"keep": 0.0}, r"keep in \(0, 1\], got 0.0"),
@@ -208,14 +211,99 @@ def test_sensitivity_cuts_one_family_at_a_time_and_keeps_the_network() -> None:
         sensitivity(trained(), task, shares=(1.0,))
 
 
+def test_channels_fade_while_it_trains_and_are_cut_at_its_end() -> None:
+    stages: list[str] = []
+    options = pl.Pruning(0.4)
+    found = pruned(
+        trained(), digits(), options, gradual=pl.Gradual(end=0.5, every=2), options_fit=Fit(epochs=1, batch=64),
+        on_stage=stages.append, control=False,
+    )  # fmt: skip
+    assert 0.28 <= params(found.model) / params(trained()) <= 0.4 and "training while channels fade" in stages
+    cut_first = pruned(trained(), digits(), options, options_fit=Fit(epochs=1, batch=64), control=False)
+    assert abs(found.quality["after"].value - cut_first.quality["after"].value) < 5
+
+
+def test_what_fades_is_zero_at_the_end_may_come_back_before_and_follows_the_schedule() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    class Watched(Fade):
+        def after_step(self, run: Run) -> None:
+            super().after_step(run)
+            seen.append(
+                (int(self.gone.sum()), all((self.weight(n) * (1 - m) == 0).all() for n, m in self.masks.items()))
+            )
+
+        def weight(self, name: str) -> torch.Tensor:
+            return self.groups.labelled.model.named_tensors()[name]
+
+    hook = Watched(pl.Pruning(0.4), Gradual(end=0.5, every=3))
+    made = fit(trained(), digits(), Fit(epochs=1, batch=64, learning_rate=0.1), hooks=[hook])
+    faded, zero = zip(*seen, strict=True)
+    assert faded[0] == 0 and list(faded) == sorted(faded) and faded[len(faded) // 4] < faded[-1]
+    assert not all(zero) and all(zero[len(zero) // 2 :])  # between two choices they move
+    cut = hook.cut(made)
+    x = digits().test.inputs[0][:16]
+    torch.testing.assert_close(
+        made.flat(torch.from_numpy(x))[0], cut.flat(torch.from_numpy(x))[0], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_faded_channel_that_training_moves_far_stays() -> None:
+    hook = Fade(pl.Pruning(0.7, by="channels"), Gradual(begin=0, end=0.9, every=1))
+    run = Run(trained().copy(), steps=10)
+    hook.start(run)
+    run.step, run.progress = 1, 0.8
+    hook.after_step(run)
+    first = hook.gone.copy()
+    with torch.no_grad():
+        for name, mask in hook.masks.items():
+            run.model.named_tensors()[name].add_(100 * (1 - mask))
+    hook.after_step(run)
+    assert first.any() and not (first & hook.gone).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Gradual(begin=0.5, end=0.5), "begin < end"),
+        (lambda: Gradual(every=0), "every >= 1"),
+        (lambda: Fade(pl.Pruning(score="taylor")), "score of weights alone"),
+        (lambda: Fade(pl.Pruning(by="latency")), "no latency"),
+    ],
+)
+def test_gradual_pruning_says_what_it_takes(make: Callable[[], object], told: str) -> None:
+    with pytest.raises(PacklightError, match=told):
+        make()
+
+
+def test_a_killed_gradual_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    how, kept = Fit(epochs=0.6, batch=64), tmp_path / "run.ckpt"
+    pruning, gradual = pl.Pruning(0.4), Gradual(end=0.6, every=2)
+    straight = fit(trained(), digits(), how, hooks=[whole := Fade(pruning, gradual)])
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(trained(), digits(), how, hooks=[Fade(pruning, gradual)], checkpoint=kept, on_step=stop)
+    resumed = fit(trained(), digits(), how, hooks=[again := Fade(pruning, gradual)], checkpoint=kept)
+    assert np.array_equal(whole.gone, again.gone)
+    for name, tensor in straight.named_tensors().items():
+        assert torch.equal(tensor, resumed.named_tensors()[name]), name
+
+
 def test_a_recipe_is_read_by_its_names(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(
         "pruning: {keep: 0.4, by: macs, kinds: [channels, heads], exclude: head*}\nsteps: 3\nsamples: 64\n"
+        "gradual: {end: 0.8}\n"
         "finetune: {fit: {epochs: 2}, distillation: {temperature: 2}}\n"
     )
     assert read_prune_recipe(path) == PruneRecipe(
         pl.Pruning(0.4, "macs", kinds=("channels", "heads"), exclude=("head*",)), steps=3, samples=64,
+        gradual=Gradual(end=0.8),
         finetune=Recipe(Fit(epochs=2), Distillation(2)),
     )  # fmt: skip
     path.write_text("")

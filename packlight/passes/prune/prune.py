@@ -19,7 +19,7 @@ from packlight.passes.prune.cut import cut
 from packlight.passes.prune.groups import Family, Flags, Groups
 from packlight.passes.prune.labels import Array
 from packlight.passes.prune.proof import disagreement
-from packlight.passes.prune.scores import NAMES, Evidence, class_scores
+from packlight.passes.prune.scores import NAMES, Evidence, Values, class_scores
 from packlight.passes.prune.walk import Labelled, label, unusual_sizes
 from packlight.passes.renorm import rebase, renorm
 
@@ -97,6 +97,15 @@ def prune(
     if options.by == "latency":
         raise PacklightError("the pass cannot measure latency; packlight.prune can, or prune by params, macs or bytes")
     notes_before, model = model.notes, rebase(model, calibration) if calibration else model
+    groups, families = families_of(model, options)
+    scores = class_scores(groups, options.score, evidence, options.seed)
+    return carried_out(
+        groups, families, chosen(groups, families, scores, options), options, calibration, proof_inputs, notes_before
+    )
+
+
+def families_of(model: Model, options: Pruning) -> tuple[Groups, list[Family]]:
+    """What options cut of a Model. Raises PacklightError where that is nothing."""
     groups = prunable(model)
     families = chosen_families(groups, options.kinds, patterns_of(options.exclude))
     if not families:
@@ -105,16 +114,28 @@ def prune(
             kinds = ", ".join(options.kinds)
             reasons = f"its {len(groups.families)} families are excluded or of other kinds than {kinds}"
         raise PacklightError(f"nothing in {model.name} can be pruned ({reasons or 'no layer has channels to lose'})")
-    scores = class_scores(groups, options.score, evidence, options.seed)
+    return groups, families
+
+
+def chosen(groups: Groups, families: Sequence[Family], scores: Values, options: Pruning) -> Flags:
+    """[classes]: what goes, by scores of classes."""
     units = ranked(groups, families, scores, options.normalise)
-    gone = choose(groups, units, options.keep, options.by, options.scope, options.multiple, options.least)
+    return choose(groups, units, options.keep, options.by, options.scope, options.multiple, options.least)
+
+
+def carried_out(
+    groups: Groups, families: Sequence[Family], gone: Flags, options: Pruning,
+    calibration: Sequence[tuple[Tensor, ...]] = (), proof_inputs: Sequence[tuple[Tensor, ...]] = (),
+    notes_before: Sequence[str] = (),
+) -> Model:  # fmt: skip
+    """The proven cut of the Model that the groups are of."""
     gone, notes = proven(groups, families, gone, proof_inputs)
     whole = groups.labelled
     if calibration:
         whole = whole.on(compensated(groups, gone, calibration))
     made, wrong = attempt(whole, groups.alive(gone))
     if made is None:
-        raise PacklightError(f"{model.name}: {wrong}")
+        raise PacklightError(f"{whole.model.name}: {wrong}")
     made = renorm(made, calibration) if calibration else made
     made.notes = (*notes_before, *notes, *_over_budget(groups, gone, options))
     told = options_of(replace(options, exclude=patterns_of(options.exclude)))

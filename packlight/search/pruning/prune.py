@@ -24,10 +24,11 @@ from packlight.passes.prune.depth import drop_blocks
 from packlight.passes.prune.scores import NEEDS_DATA
 from packlight.passes.prune.walk import unusual_sizes
 from packlight.passes.renorm import rebase
+from packlight.search.pruning.gradual import Fade, Gradual
 from packlight.search.pruning.widths import Width, widths
 from packlight.targets import Target, export
 from packlight.task import Data, Task
-from packlight.train import Distillation, Fit, Progress, fit
+from packlight.train import Distillation, Fit, Hook, Progress, fit
 from packlight.train.losses import task_loss
 
 _BATCH = 64
@@ -79,6 +80,7 @@ def prune_with(
     steps: int = 1,
     draws: int = 1,
     blocks: int = 0,
+    gradual: Gradual | None = None,
     target: Target | None = None,
     distillation: Distillation | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
@@ -88,11 +90,13 @@ def prune_with(
     share of what is left, for a share of that training; with `distillation` after the network as it was.
 
     draws: with the random score, the best of so many, by the loss on `samples` of training data. blocks: residual
-    blocks that are left out first, those that change least on data. target: where latency is measured, when
-    `options.by` says so.
+    blocks that are left out first, those that change least on data. gradual: channels fade while the whole run of
+    training goes on, and are cut at its end. target: where latency is measured, when `options.by` says so.
     """
     if steps < 1 or (steps > 1 and options_fit is None):
         raise PacklightError(f"pruning takes steps >= 1, and more than one needs training between them; got {steps}")
+    if gradual is not None and (options_fit is None or steps > 1):
+        raise PacklightError("gradual pruning takes one run of training: give its epochs, and no steps")
     if options_fit is not None and task is None:
         raise PacklightError("fine-tuning needs data; give a task with training data")
     if samples < 1:
@@ -101,11 +105,17 @@ def prune_with(
     if compensate and not data:
         raise PacklightError("compensation needs data; give a task with calibration or training data")
     calibration = data if compensate or compensate is None else []
-    made = rebase(model, data) if options_fit is not None and data and not calibration else model
+    made = rebase(model, data) if options_fit is not None and data and (gradual or not calibration) else model
     inputs = _proof_inputs(model, task)
     if blocks:
         on_stage(f"leaving out {blocks} of the blocks")
         made = drop_blocks(made, blocks, data)
+    if gradual is not None and options_fit is not None and task is not None:
+        on_stage("training while channels fade")
+        left = replace(options, keep=min(1.0, options.keep * _left(model, made, options.by, 1.0)))
+        fade = Fade(left, gradual)
+        made = _trained(made, task, options_fit, model, distillation, on_step, fade)
+        return fade.cut(made, inputs)
     for step in range(steps):
         share = options.keep ** ((step + 1) / steps) * _left(model, made, options.by, options.keep ** (step / steps))
         on_stage(f"cutting ({step + 1} of {steps})" if steps > 1 else "cutting")
@@ -129,12 +139,12 @@ def prune_with(
 
 def _trained(
     model: Model, task: Task, how: Fit, whole: Model, distillation: Distillation | None,
-    on_step: Callable[[Progress], None] | None,
+    on_step: Callable[[Progress], None] | None, *hooks: Hook,
 ) -> Model:  # fmt: skip
     """Trained, with `distillation` after the network as it was."""
     if distillation is None:
-        return fit(model, task, how, on_step=on_step)
-    return fit(model, task, how, teacher=whole, distillation=distillation, on_step=on_step)
+        return fit(model, task, how, hooks=hooks, on_step=on_step)
+    return fit(model, task, how, hooks=hooks, teacher=whole, distillation=distillation, on_step=on_step)
 
 
 def pruned(

@@ -1,7 +1,7 @@
 """Pruning with its training as a YAML file, by the names of the option classes.
 
 pruning: {keep: 0.5, by: macs, kinds: [channels], exclude: [head*]}
-steps: 3
+steps: 3  # or, in one run, gradual: {end: 0.6, every: 50}
 samples: 512
 compensate: true
 teacher: true
@@ -17,6 +17,7 @@ from typing import Any
 
 from packlight.errors import PacklightError
 from packlight.passes.prune import Pruning
+from packlight.search.pruning.gradual import Gradual
 from packlight.train import Recipe
 from packlight.train.options import check_types, from_mapping
 from packlight.train.recipe import name_patterns, read_yaml, recipe
@@ -26,7 +27,7 @@ from packlight.train.recipe import name_patterns, read_yaml, recipe
 class PruneRecipe:
     """pruning: what is cut. steps: >= 1, cuts with training after each. samples: of calibration data. compensate: None:
     where there is data. finetune: the training, with its distillation; None: no training. teacher: whether it follows
-    the network as it was. draws, blocks: as `packlight.prune` takes them."""
+    the network as it was. draws, blocks, gradual: as `packlight.prune` takes them."""
 
     pruning: Pruning = Pruning()
     steps: int = 1
@@ -36,13 +37,14 @@ class PruneRecipe:
     teacher: bool = True
     draws: int = 1
     blocks: int = 0
+    gradual: Gradual | None = None
 
     def run(self) -> dict[str, Any]:
         """What `prune_with` takes by keyword."""
         how = self.finetune
         return {
             "steps": self.steps, "samples": self.samples, "compensate": self.compensate,
-            "draws": self.draws, "blocks": self.blocks,
+            "draws": self.draws, "blocks": self.blocks, "gradual": self.gradual,
             "options_fit": None if how is None else how.fit,
             "distillation": how.distillation if how is not None and self.teacher else None,
         }  # fmt: skip
@@ -63,6 +65,11 @@ def prune_recipe(given: Any, where: str = "recipe") -> PruneRecipe:
         name: given[name] for name in ("steps", "samples", "compensate", "teacher", "draws", "blocks") if name in given
     }
     check_types(PruneRecipe, plain, where)
+    if given.get("gradual"):
+        told = {} if given["gradual"] is True else given["gradual"]
+        if not isinstance(told, Mapping):
+            raise PacklightError(f"{where}: gradual is true or a mapping of begin, end, every, got {told!r}")
+        plain["gradual"] = from_mapping(Gradual, told, f"{where}: gradual")
     training = None
     if given.get("finetune") is not None:
         training = recipe(given["finetune"], f"{where}: finetune")

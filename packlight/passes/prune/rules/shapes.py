@@ -149,11 +149,16 @@ def expanded(walk: Walk, node: Node) -> Layout:
     more = len(to) - len(sizes)
     moved = [walk.renumbered(axis, {a: a + more for a in range(len(sizes))}) for axis in layout]
     literal = _literal(node, len(to))
+    model = walk.layout(node.args[1]) if packet(node) == "expand_as" else (None,) * len(to)
     made: list[Axis | None] = []
     for a, size in enumerate(to):
-        same = a >= more and sizes[a - more] == size
-        fresh = not same and size > 1 and literal[a]
-        made.append(moved[a - more] if same else Axis(walk.labels.fresh(size)) if fresh else None)
+        axis = model[a]  # the size is this one's
+        if a >= more and sizes[a - more] == size:
+            made.append(moved[a - more])
+        elif axis is not None:
+            made.append(Axis(walk.labels.plain(axis)))
+        else:
+            made.append(Axis(walk.labels.fresh(size)) if size > 1 and literal[a] else None)
     return tuple(made)
 
 
