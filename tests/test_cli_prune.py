@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,6 +201,44 @@ def test_a_recipe_says_what_the_options_say_and_is_overruled_by_them(run, tmp_pa
     cut, training = pl.load(tmp_path / "p.plm").lineage[-2:]
     assert cut.options["keep"] == 0.8 and cut.options["by"] == "channels" and cut.options["compensated"] is False
     assert training.options["epochs"] == 0.2 and training.options["batch"] == 64 and "teacher" not in training.options
+
+
+def test_residual_blocks_go_before_channels_do(run, tmp_path):
+    words = prune(*TASK, "--blocks", "1", "--keep", "0.9", "--samples", "64", out=str(tmp_path / "p.plm"))
+    code, _, error = run(*words)
+    assert code == 0, error
+    small = pl.load(tmp_path / "p.plm")
+    assert [s.name for s in small.lineage[-2:]] == ["drop_blocks", "prune"]
+    assert small.lineage[-2].options["blocks"] == ["body"] and "body" not in small.layers()
+
+
+def test_the_best_of_several_random_cuts_is_said_to_be_that(run, tmp_path):
+    words = prune(*TASK, "--score", "random", "--draws", "3", "--samples", "64", out=str(tmp_path / "p.plm"))
+    code, _, error = run(*words)
+    assert code == 0, error
+    assert pl.load(tmp_path / "p.plm").lineage[-1].options["score"] == "random"
+    code, _, error = run(*prune(*TASK, "--draws", "3"))
+    assert code == 2 and "random" in error
+
+
+def test_a_cut_by_latency_is_the_widest_that_was_timed_as_fast_enough(run, tmp_path, monkeypatch):
+    """A network takes as long as it has parameters: timed for real, one as small as this depends on what else runs."""
+
+    def timed(models, inputs, threads):
+        sizes = [pl.statistics(m).params for m in models]
+        return [SimpleNamespace(ratio=SimpleNamespace(value=size / sizes[0])) for size in sizes]
+
+    module = importlib.import_module("packlight.search.pruning.prune")
+    monkeypatch.setattr(module, "export", lambda model, path, target: model)
+    monkeypatch.setattr(module, "compare", timed)
+    words = prune(*TASK, "--by", "latency", "--keep", "0.6", "--samples", "64", "--no-compensate",
+                  out=str(tmp_path / "p.plm"))  # fmt: skip
+    code, _, error = run(*words)
+    assert code == 0, error
+    ratios = [float(r) for r in re.findall(r"of the channels: (\d\.\d+) of the latency", error)]
+    assert len(ratios) == 5
+    left = pl.statistics(pl.load(tmp_path / "p.plm")).params / 5066
+    assert left <= 0.6 and f"{left:.2f}" == f"{max(r for r in ratios if r <= 0.6):.2f}"
 
 
 def test_what_is_excluded_or_must_stay_a_multiple_does(run, tmp_path):

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def study(folder: Path) -> Iterator[Finding]:
         path = folder / f"{environment}.jsonl"
         python = environments.make(environment)
         command = [str(python), "-m", "benchmarks.studies.prune_zoo", tool, str(path)]
-        subprocess.run(command, cwd=ROOT, check=True, env=_environment())
+        subprocess.run(command, cwd=ROOT, check=True, env=surroundings())
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for row in rows:
             share = Measurement.exact(100 * row["kept"], "%") if row.get("kept") is not None else None
@@ -46,7 +46,7 @@ def covered(row: dict[str, Any]) -> bool:
     return not row["error"] and row["kept"] <= SMALL
 
 
-def _environment() -> dict[str, str]:
+def surroundings() -> dict[str, str]:
     import os
 
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -55,26 +55,24 @@ def _environment() -> dict[str, str]:
 # the child
 
 
-def serve(tool: str, path: Path, only: list[str]) -> None:
-    """Append a line a network that the file does not have yet."""
+def serve(path: Path, names: Iterable[str], measure: Callable[[str], dict[str, Any]]) -> None:
+    """Append a line a network that the file does not have yet: what `measure` finds, or the error that it raises."""
     import torch
-    from architectures import ARCHITECTURES
 
     torch.set_num_threads(1)
     done = {json.loads(line)["name"] for line in path.read_text().splitlines()} if path.exists() else set()
     signal.signal(signal.SIGALRM, _too_long)
-    for name in only or ARCHITECTURES:
+    for name in names:
         if name not in done:
             with open(path, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps(_row(name, _TOOLS[tool])) + "\n")
+                lines.write(json.dumps(_row(name, measure)) + "\n")
 
 
-def _row(name: str, prune: Callable[[str], tuple[float, float]]) -> dict[str, Any]:
+def _row(name: str, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     began = time.monotonic()
     signal.alarm(LIMIT_S)
     try:
-        kept, seconds = prune(name)
-        return {"name": name, "kept": kept, "seconds": seconds, "error": ""}
+        return {"name": name, "error": "", **measure(name)}
     except Exception as error:  # noqa: BLE001  (whatever a tool raises is its result)
         why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         return {"name": name, "kept": None, "seconds": time.monotonic() - began, "error": why[:300]}
@@ -86,8 +84,8 @@ def _too_long(*_: Any) -> None:
     raise TimeoutError(f"longer than {LIMIT_S} s")
 
 
-def with_packlight(name: str) -> tuple[float, float]:
-    """(share of the parameters that is left, seconds of export, cut and proof)."""
+def with_packlight(name: str) -> dict[str, Any]:
+    """kept: the share of the parameters that is left. seconds: of export, cut and proof."""
     from architectures import build
 
     import packlight as pl
@@ -98,11 +96,11 @@ def with_packlight(name: str) -> tuple[float, float]:
     model = pl.load(module, inputs, name=name)
     small = prune(model, Pruning(keep=0.5))
     seconds = time.monotonic() - began
-    _check(model.flat(*inputs), small.flat(*inputs))
-    return _parameters(small) / _parameters(model), seconds
+    check(model.flat(*inputs), small.flat(*inputs))
+    return {"kept": parameters(small) / parameters(model), "seconds": seconds}
 
 
-def with_torch_pruning(name: str) -> tuple[float, float]:
+def with_torch_pruning(name: str) -> dict[str, Any]:
     import torch_pruning as tp
     from architectures import build
 
@@ -111,7 +109,7 @@ def with_torch_pruning(name: str) -> tuple[float, float]:
 
     module, inputs = build(name)
     frozen = prunable(pl.load(module, inputs, name=name)).frozen
-    before, wanted = _parameters(module), _flat(module(*inputs))
+    before, wanted = parameters(module), _flat(module(*inputs))
     outputs = [layer for layer, why in frozen.items() if why == "an output of the network"]
     began, kept = time.monotonic(), 1.0
     for ratio in RATIOS:
@@ -122,12 +120,12 @@ def with_torch_pruning(name: str) -> tuple[float, float]:
             ignored_layers=ignored,
         )  # fmt: skip
         pruner.step()
-        kept = _parameters(module) / before
+        kept = parameters(module) / before
         if kept <= SMALL:
             break
     seconds = time.monotonic() - began
-    _check(wanted, _flat(module(*inputs)))
-    return kept, seconds
+    check(wanted, _flat(module(*inputs)))
+    return {"kept": kept, "seconds": seconds}
 
 
 def _flat(outputs: Any) -> list[Any]:
@@ -136,17 +134,19 @@ def _flat(outputs: Any) -> list[Any]:
     return list(tree_leaves(outputs))
 
 
-def _check(before: Any, after: Any) -> None:
+def check(before: Any, after: Any) -> None:
     shapes = [[tuple(y.shape) for y in outputs] for outputs in (before, after)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"outputs had shapes {shapes[0]} and have {shapes[1]}")
 
 
-def _parameters(model: Any) -> int:
+def parameters(model: Any) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
 _TOOLS = {"packlight": with_packlight, "Torch-Pruning": with_torch_pruning}
 
 if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    from architectures import ARCHITECTURES
+
+    serve(Path(sys.argv[2]), sys.argv[3:] or ARCHITECTURES, _TOOLS[sys.argv[1]])

@@ -28,14 +28,14 @@ _KINDS = {
         clamp_max clip dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu clone contiguous
         detach alias to _to_copy type_as positive deg2rad rad2deg nan_to_num masked_fill logit erfinv
         lift_fresh_copy lift_fresh glu bernoulli rsub signbit""",
-    "binary": """add sub mul div pow maximum minimum fmod remainder floor_divide true_divide atan2 eq ne lt le gt
-        ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where prelu lerp addcmul addcdiv
+    "binary": """add sub mul multiply div pow maximum minimum fmod remainder floor_divide true_divide atan2 eq ne lt le
+        gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where prelu lerp addcmul addcdiv
         copysign hypot xlogy fmax fmin bitwise_left_shift bitwise_right_shift __and__ __or__ copy logaddexp
         logaddexp2 heaviside float_power""",
     "softmax": "softmax log_softmax _softmax _log_softmax",
     "reduce": """mean sum amax amin max min argmax argmin prod var std var_mean std_mean norm linalg_vector_norm
         linalg_norm frobenius_norm logsumexp any all cumsum cumprod cummax cummin logcumsumexp topk sort argsort
-        median count_nonzero cosine_similarity pairwise_distance""",
+        median count_nonzero cosine_similarity pairwise_distance diff""",
     "spatial": """max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
         upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d upsample_bicubic2d
@@ -55,11 +55,11 @@ _KINDS = {
         new_empty arange linspace eye scalar_tensor tril_indices triu_indices rand randn rand_like randn_like
         fill zero item""",
     "size": "sym_size sym_numel sym_stride",
-    "spectral": """stft istft fft_rfft fft_irfft fft_fft fft_ifft fft_fft2 fft_ifft2
+    "spectral": """stft istft fft_rfft fft_irfft fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn
         view_as_real view_as_complex real imag complex
         hann_window hamming_window""",
     "weight": "_weight_norm _weight_norm_interface",
-    "quantize": """quantize_per_tensor dequantize_per_tensor quantize_per_channel dequantize_per_channel
+    "quantize": """choose_qparams quantize_per_tensor dequantize_per_tensor quantize_per_channel dequantize_per_channel
         fake_quantize_per_tensor_affine fake_quantize_per_channel_affine""",
 }
 KIND: dict[str, str] = {name: kind for kind, names in _KINDS.items() for name in names.split()}

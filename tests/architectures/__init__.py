@@ -53,12 +53,12 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = architecture.make().eval()
-        _set_channels_apart(module)
+        set_channels_apart(module)
         return module, architecture.inputs()
 
 
 @torch.no_grad()
-def _set_channels_apart(module: nn.Module) -> None:
+def set_channels_apart(module: nn.Module) -> None:
     """No two channels of a norm, bias or scale alike, so that mixing two up changes the outputs."""
     for parameter in module.parameters():
         if parameter.numel() > 1 and (parameter == parameter.flatten()[0]).all():

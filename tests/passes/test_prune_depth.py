@@ -65,6 +65,31 @@ def test_blocks_of_the_zoo_go_and_the_rest_runs(name: str) -> None:
     assert all(bool(torch.isfinite(o).all()) for o in outputs)
 
 
+BLOCKS = {
+    "resnet": [("2", 4736), ("3", 4736), ("5", 18688)],
+    "vit": [("blocks.0", 4288), ("blocks.0", 4256), ("blocks.1", 4288), ("blocks.1", 4256)],
+    "shufflenet_v2": [],
+}  # name and parameters
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_are_additions_of_a_value_and_of_what_only_it_leads_to(name: str) -> None:
+    module, inputs = build(name)
+    assert [(b.name, b.params) for b in blocks(pl.load(module, inputs, name=name))] == BLOCKS[name]
+
+
+def test_a_block_that_is_added_in_place_is_ranked_by_what_it_was_given() -> None:
+    class InPlace(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x += block(x)
+            return self.head(x)
+
+    made = drop_blocks(pl.load(InPlace().eval(), X), 1, [(X,)])
+    assert made.lineage[-1].options["blocks"] == ["blocks.1"]
+
+
 def test_more_blocks_than_there_are_and_bad_counts_are_one_line() -> None:
     model = pl.load(Chain().eval(), X)
     with pytest.raises(PacklightError, match="has 3 residual blocks that can be left out, 4 were asked for"):

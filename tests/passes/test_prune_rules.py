@@ -42,6 +42,13 @@ OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "index_apart": lambda x, y: (x * y)[PICK[:1].clone() * 0, :, PICK.clone()],
     "gather": lambda x, y: (x * y).gather(1, PICK.clone().view(1, 3, 1, 1).expand(x.shape[0], 3, 4, 8)),
     "index_add": lambda x, y: x.index_add(1, PICK.clone(), y[:, :3]),
+    "mean_of_all": lambda x, y: x * y.mean(),
+    "sum_of_all": lambda x, y: x * y.sum(dim=[]),
+    "mean_of_no_axes": lambda x, y: x * y.mean(dim=[], keepdim=True),
+    "triangle_of_channels": lambda x, y: torch.tril(x * y),
+    "triangle_of_pixels": channels_first(lambda x: torch.triu(x, 1)),
+    "grid": lambda x, y: F.grid_sample(x.permute(0, 3, 1, 2), y[..., :2], align_corners=False),
+    "gate": lambda x, y: F.glu(x * y, dim=3),
     "select_scatter": lambda x, y: torch.select_scatter(x, y[:, 1], 1, 2),
     "slice_scatter": lambda x, y: torch.slice_scatter(x, y[..., :4], 3, 2, 6),
     "max_over_channels": lambda x, y: (x * y).max(dim=-1).values,
@@ -50,12 +57,14 @@ OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "diagonal": lambda x, y: (x * y).diagonal(dim1=1, dim2=2),
     "windows": channels_first(lambda x: F.unfold(x, 3, padding=1).square()),
     "there_and_back": channels_first(lambda x: F.fold(F.unfold(x, 2, stride=2), (4, 4), 2, stride=2)),
+    "pool_of_pixels": lambda x, y: F.avg_pool2d(x * y, (2, 1), stride=(2, 1)) + F.max_pool2d(x * y, (2, 1)),
+    "softmax_in_float": lambda x, y: torch.softmax(x * y, -1, dtype=torch.float32) @ y.transpose(2, 3),
     "unpool": channels_first(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)),
     "pixel_shuffle": channels_first(lambda x: F.pixel_shuffle(x, 2)),
     "pixel_unshuffle": channels_first(lambda x: F.pixel_unshuffle(x, 2)),
     "channel_shuffle": channels_first(lambda x: F.channel_shuffle(x, 2).cumsum(2)),
 }
-WHOLE = ("fft_of_channels",)  # every channel meets every other
+WHOLE = ("fft_of_channels", "triangle_of_channels")  # every channel meets every other, or is told by its place
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -86,9 +86,10 @@ def choose(
     cost = _COSTS[by](groups) if by in _COSTS else None
     whole = cost(np.zeros(groups.count, bool)) if cost else 1.0
     plan = _by_layer if scope == "layer" else _over_all
+    cuts = _Cuts(groups)
 
     def gone(share: float) -> Flags:
-        return _killed(groups, plan(units, share, multiple, least))
+        return cuts.gone(plan(units, share, multiple, least))
 
     if cost is None:
         return gone(keep)
@@ -130,16 +131,42 @@ def _rounded(stay: float, size: int, multiple: int) -> int:
     return min(size, max(1, round(stay)))
 
 
-def _killed(groups: Groups, plan: Sequence[tuple[Ranked, int]]) -> Flags:
-    gone = np.zeros(groups.count, bool)
-    for ranking, count in plan:
-        if groups.free(ranking.family):
-            gone[groups.unit(ranking.units[:count].ravel())] = True
-            continue
-        for unit in ranking.units[:count].tolist():
-            found = groups.closure(groups.unit(unit), gone)
-            gone = found if groups.whole(found) is None else gone
-    return gone
+class _Cuts:
+    """What goes when so many units of each family do: a unit goes where what it leaves is a network, given what went
+    before it.
+
+    Plans differ in how many go, so that most units die as they did in the plan before: what died with a unit is kept
+    beside the state of all that was looked at to find it.
+    """
+
+    def __init__(self, groups: Groups):
+        self.groups = groups
+        self.known: dict[tuple[int, ...], tuple[Array, bytes, Array]] = {}  # unit → around it, its state, what dies
+
+    def gone(self, plan: Sequence[tuple[Ranked, int]]) -> Flags:
+        gone = np.zeros(self.groups.count, bool)
+        for ranking, count in plan:
+            if self.groups.free(ranking.family):
+                gone[self.groups.unit(ranking.units[:count].ravel())] = True
+                continue
+            for unit in ranking.units[:count].tolist():
+                gone[self._dying(tuple(unit), gone)] = True
+        return gone
+
+    def _dying(self, unit: tuple[int, ...], gone: Flags) -> Array:
+        """The classes that go with a unit; none where what they leave would be no network."""
+        if unit in self.known:
+            around, state, dying = self.known[unit]
+            if gone[around].tobytes() == state:
+                return dying
+        groups, classes, seen = self.groups, self.groups.unit(unit), set[int]()
+        found = groups.closure(classes, gone, seen)
+        dying = np.flatnonzero(found & ~gone)
+        around = groups.around(seen, dying)
+        around = around if np.isin(classes, around).all() else np.union1d(around, classes)
+        wrong = groups.whole(found, dying)
+        self.known[unit] = around, gone[around].tobytes(), dying if wrong is None else dying[:0]
+        return self.known[unit][2]
 
 
 # what a network costs when some of it is gone

@@ -13,16 +13,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
 from packlight.model import Model
 from packlight.model.operators import argument, packet
+from packlight.passes.patches import CHANNELS, patches, unfolds
 from packlight.passes.prune.groups import Flags, Groups
 from packlight.passes.watch import Watch
 
-_READERS = {"linear": -1, "conv1d": 1, "conv2d": 1, "conv3d": 1}  # axis of the channels that a layer reads
 _WIDEST = 4096  # features; the system to solve has as many unknowns
 _ROWS = 4  # times the features: rows of a batch that are looked at, spread evenly; 512 at least
 _DAMPING = 0.01  # of the mean variance, added to each, as in GPTQ (Frantar et al. 2022, arXiv 2210.17323, section 3.3)
@@ -33,7 +32,7 @@ class _Moments:
 
     def __init__(self, node: Node, channels: int, taps: int):
         self.node, self.channels = node, channels
-        self.taps = taps if _unfolds(node) and channels * taps <= _WIDEST else 1
+        self.taps = taps if unfolds(node) and channels * taps <= _WIDEST else 1
         width = channels * self.taps
         self.count = 0
         self.first = torch.zeros(width, dtype=torch.float64)
@@ -41,29 +40,13 @@ class _Moments:
 
     def add(self, x: Tensor) -> None:
         if self.taps > 1:
-            rows = _patches(self.node, x)
+            rows = patches(self.node, x, tuple(self.node.args[1].meta["val"].shape[2:]))  # type: ignore[union-attr]
         else:
-            rows = x.movedim(_READERS[packet(self.node)], -1).reshape(-1, self.channels)
+            rows = x.movedim(CHANNELS[packet(self.node)], -1).reshape(-1, self.channels)
         rows = rows[:: -(-len(rows) // max(512, _ROWS * rows.shape[1]))]
         self.count += len(rows)
         self.first += rows.sum(0, dtype=torch.float64)
         self.second += rows.T @ rows
-
-
-def _unfolds(node: Node) -> bool:
-    return packet(node) in ("conv1d", "conv2d") and not isinstance(argument(node, "padding"), str)
-
-
-def _patches(node: Node, x: Tensor) -> Tensor:
-    """What a convolution's kernel sees, [positions, channels · taps]."""
-    one = packet(node) == "conv1d"
-    fills = {"dilation": 1, "padding": 0, "stride": 1}  # of a row, along the axis that a sequence has not
-    how = {n: (fill, *argument(node, n)) if one else tuple(argument(node, n)) for n, fill in fills.items()}
-    size = tuple(node.args[1].meta["val"].shape[2:])  # type: ignore[union-attr]
-    if one:
-        x, size = x.unsqueeze(2), (1, *size)
-    found = F.unfold(x, size, **how)
-    return found.transpose(1, 2).flatten(0, 1)
 
 
 def compensated(groups: Groups, gone: Flags, batches: Sequence[tuple[Tensor, ...]]) -> Model:
@@ -101,13 +84,13 @@ def _readers(model: Model, groups: Groups, gone: Flags) -> dict[Node, Tensor]:
     alive = groups.alive(gone)
     layouts = dict(zip(model.nodes, groups.labelled.layouts.values(), strict=True))
     for node in model.nodes:
-        if packet(node) not in _READERS or (packet(node) != "linear" and argument(node, "groups") != 1):
+        if packet(node) not in CHANNELS or (packet(node) != "linear" and argument(node, "groups") != 1):
             continue
         weight, source = argument(node, "weight"), node.args[0]
         if weight.op != "get_attr" or len(weight.users) > 1:
             continue
         layout = layouts[source]  # type: ignore[index]
-        axis = layout[_READERS[packet(node)]] if layout else None
+        axis = layout[CHANNELS[packet(node)]] if layout else None
         if axis is None or axis.on or len(axis.labels) > _WIDEST:
             continue
         stays = torch.from_numpy(alive[axis.labels] > 0)

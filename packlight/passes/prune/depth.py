@@ -6,7 +6,7 @@ section 3, "block influence").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,34 +34,45 @@ class Block:
 def blocks(model: Model) -> list[Block]:
     """Residual blocks that could be left out, in graph order: additions of a value and of what is computed from it.
     Blocks inside other blocks count by themselves."""
-    above: dict[Node, set[Node]] = {}
+    order = {n: i for i, n in enumerate(model.nodes)}
     found = []
-    for node in model.nodes:
-        above[node] = {node}.union(*(above[n] for n in node.all_input_nodes))
-        inputs = node.all_input_nodes
-        if packet(node) != "add" or len(inputs) != 2 or argument(node, "alpha") != 1:
+    for node in order:
+        if packet(node) != "add" or len(node.all_input_nodes) != 2 or argument(node, "alpha") != 1:
             continue
-        for skip, branch in (inputs, inputs[::-1]):
-            if skip in above[branch] and skip.op == "call_function" and shape_of(skip) == shape_of(branch):
-                own = _own(branch, node, above[branch] - above[skip])
-                params = sum(model.tensor(n).numel() for n in own if n.op == "get_attr")
-                if params:
-                    found.append(Block(_name(model, own, node), node, skip, params))
+        skip, branch = sorted(node.all_input_nodes, key=order.__getitem__)
+        if skip.op != "call_function" or shape_of(skip) != shape_of(branch):
+            continue
+        own = _own(branch, node, skip)
+        params = sum(model.tensor(n).numel() for n in own if n.op == "get_attr")
+        if params and _follows(branch, skip, order):
+            found.append(Block(_name(model, own, node), node, skip, params))
     return found
 
 
-def _own(branch: Node, total: Node, inside: set[Node]) -> set[Node]:
+def _own(branch: Node, total: Node, skip: Node) -> set[Node]:
     """The nodes that nothing but the branch uses."""
     own: set[Node] = set()
-    for node in sorted(inside, key=_position(branch), reverse=True):
-        if all(user is total or user in own for user in node.users):
-            own.add(node)
+    waiting: dict[Node, int] = {}  # users that are not known to be the branch's own
+    ends = [total]
+    while ends:
+        for node in ends.pop().all_input_nodes:
+            waiting[node] = waiting.get(node, len(node.users)) - 1
+            if waiting[node] == 0 and node is not skip:
+                own.add(node)
+                ends.append(node)
     return own
 
 
-def _position(branch: Node) -> Any:
-    order = {n: i for i, n in enumerate(branch.graph.nodes)}
-    return order.__getitem__
+def _follows(branch: Node, skip: Node, order: Mapping[Node, int]) -> bool:
+    """Whether a value is computed from another. Nothing that comes before that one is looked at."""
+    seen, ahead = {branch}, [branch]
+    while ahead:
+        new = {n for n in ahead.pop().all_input_nodes if order[n] >= order[skip]} - seen
+        if skip in new:
+            return True
+        seen |= new
+        ahead.extend(new)
+    return False
 
 
 def _name(model: Model, own: set[Node], total: Node) -> str:
@@ -79,16 +90,17 @@ class _Influence(Interpreter):
     """Runs a graph and adds up 1 − cos of what goes into and comes out of each block, over samples."""
 
     def __init__(self, model: Model, found: Sequence[Block]):
-        super().__init__(model.graph_module, garbage_collect_values=False)
+        super().__init__(model.graph_module)
         self.of = {b.total: b for b in found}
         self.sums = dict.fromkeys((b.total for b in found), 0.0)
 
     def run_node(self, n: Node) -> Any:
+        if n not in self.of:
+            return super().run_node(n)
+        before: Tensor = self.env[self.of[n].skip].clone()  # an addition may be done in place
         value = super().run_node(n)
-        if n in self.of:
-            before: Tensor = self.env[self.of[n].skip]
-            cosine = torch.nn.functional.cosine_similarity(before.flatten(1), value.flatten(1), dim=1)
-            self.sums[n] += float((1 - cosine).sum())
+        cosine = torch.nn.functional.cosine_similarity(before.flatten(1), value.flatten(1), dim=1)
+        self.sums[n] += float((1 - cosine).sum())
         return value
 
 

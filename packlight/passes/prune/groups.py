@@ -18,7 +18,7 @@ from torch.fx import Node
 
 from packlight.model.operators import packet
 from packlight.model.shapes import shape_of
-from packlight.passes.prune.labels import Array, Axis
+from packlight.passes.prune.labels import Array, Axis, joined
 from packlight.passes.prune.walk import Labelled
 
 Flags = NDArray[np.bool_]
@@ -57,46 +57,44 @@ class Groups:
         if labels.frozen:
             self.stuck[self.classes[list(labels.frozen)]] = True
         self.atoms = self._atoms()
+        self._inside = [np.unique(np.concatenate([p.ravel() for p in b])) for b in (*self.blocks, *self.grids)]
         self._touching = self._index()
+        self._around: dict[tuple[tuple[int, ...], tuple[int, ...]], Array] = {}
         self.families, self.frozen = self._families()
 
     # what dies with what
 
     def _atoms(self) -> Array:
         """[classes]: in a grid, a column's cells and its label are one atom."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         pairs = [(cells.ravel(), np.broadcast_to(columns, cells.shape).ravel()) for cells, _, columns in self.grids]
-        if not pairs:
-            return np.arange(self.count)
-        a, b = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
-        graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.count, self.count))
-        found: Array = connected_components(graph, directed=False)[1].astype(np.int64)
-        return found
+        return joined(self.count, pairs)
 
     def _index(self) -> dict[int, list[int]]:
         """Class → blocks and, counted after them, grids that it is in."""
         found: dict[int, list[int]] = defaultdict(list)
-        for i, parts in enumerate([*self.blocks, *self.grids]):
-            for c in np.unique(np.concatenate([p.ravel() for p in parts])).tolist():
+        for i, inside in enumerate(self._inside):
+            for c in inside.tolist():
                 found[c].append(i)
         return found
 
-    def closure(self, classes: Iterable[int], dead: Flags | None = None) -> Flags:
-        """[classes]: all that dies when these do. dead: what is dead already."""
+    def closure(self, classes: Iterable[int], dead: Flags | None = None, seen: set[int] | None = None) -> Flags:
+        """[classes]: all that dies when these do. dead: what is dead already. seen: takes the numbers of the blocks and
+        grids that were looked at."""
         gone = np.zeros(self.count, bool) if dead is None else dead.copy()
         new = [c for c in classes if not gone[c]]
         gone[new] = True
         while new:
             touched = {i for c in new for i in self._touching.get(c, ())}
-            before = gone.copy()
+            new = []
+            if seen is not None:
+                seen |= touched
             for i in touched:
+                lived = self._inside[i][~gone[self._inside[i]]]
                 if i < len(self.blocks):
                     self._in_block(gone, *self.blocks[i])
                 else:
                     self._in_grid(gone, *self.grids[i - len(self.blocks)])
-            new = np.flatnonzero(gone & ~before).tolist()
+                new += lived[gone[lived]].tolist()
         return gone
 
     @staticmethod
@@ -114,20 +112,38 @@ class Groups:
         gone[cells[:, gone[columns]]] = True
         gone[rows[gone[cells].all(axis=1)]] = True
 
-    def whole(self, gone: Flags) -> str | None:
-        """None when what lives is a network; else what is wrong."""
-        if (gone & self.stuck).any():
+    def whole(self, gone: Flags, last: Array | None = None) -> str | None:
+        """None when what lives is a network; else what is wrong. last: the classes that went last from what was a
+        network, so that only what they pass through is looked at."""
+        if self.stuck[gone if last is None else last].any():
             return "it would take what is never cut with it"
-        for cells, rows in self.blocks:
+        every = range(len(self.blocks))
+        touched = every if last is None else {i for c in last.tolist() for i in self._touching.get(c, ())}
+        for cells, rows in (self.blocks[i] for i in touched if i in every):
             living = cells[~gone[rows]]
             counts = (~gone[living]).sum(axis=1)
             if len(living) == 0:
                 return "no head or group of an operator would be left"
             if len(counts) and counts.min() != counts.max():
                 return "heads or groups of one operator would differ in width"
-        if len(self._starts) and not np.logical_or.reduceat(~gone[self._passed], self._starts).all():
+        through = range(len(self._passed)) if last is None else self._through(last)
+        if any(gone[self._passed[i]].all() for i in through):
             return "nothing would be left of a layer or of a part of it"
         return None
+
+    def _through(self, classes: Array) -> list[int]:
+        """The axes of tensors, as numbers of `_passed`, that classes pass through."""
+        axes, bounds = self._axes_of
+        return sorted({a for c in classes.tolist() for a in axes[bounds[c] : bounds[c + 1]].tolist()})
+
+    def around(self, seen: Iterable[int], last: Array) -> Array:
+        """The classes on which it hangs what dies, and whether what lives is a network, when blocks and grids `seen`
+        were looked at and classes `last` died."""
+        key = tuple(sorted(seen)), tuple(self._through(last))
+        if key not in self._around:
+            near = [self._inside[i] for i in key[0]] + [self._passed[i] for i in key[1]]
+            self._around[key] = np.unique(np.concatenate(near)) if near else last[:0]
+        return self._around[key]
 
     # families
 
@@ -219,8 +235,11 @@ class Groups:
                     for axis in axes:
                         if axis is not None:
                             add(self.classes[axis.labels])
-        self._passed = np.concatenate(passed) if passed else np.zeros(0, np.int64)
-        self._starts = np.cumsum([0, *(len(p) for p in passed[:-1])]) if passed else np.zeros(0, np.int64)
+        self._passed = [*passed]  # without what is added for blocks below
+        owner = np.repeat(np.arange(len(passed)), [len(p) for p in passed])
+        flat = np.concatenate(passed) if passed else np.zeros(0, np.int64)
+        order = np.argsort(flat, kind="stable")
+        self._axes_of = owner[order], np.searchsorted(flat[order], np.arange(self.count + 1))
         for parts in (*self.blocks, *self.grids):
             for part in parts:
                 add(part)

@@ -56,6 +56,16 @@ class Grid:
     columns: Array
 
 
+def joined(count: int, pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """[count]: the set that each of `count` numbers is in, numbered from 0, when numbers in pairs are in one set."""
+    if not pairs:
+        return np.arange(count)
+    a, b = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
+    graph: Any = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(count, count))
+    found: Array = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found
+
+
 class Labels:
     """Makes labels and collects what ties them."""
 
@@ -124,15 +134,7 @@ class Labels:
 
     def classes(self) -> Array:
         """[count]: the class of every label, numbered from 0."""
-        return self.joined(self._ties)
-
-    def joined(self, ties: Sequence[tuple[Array, Array]]) -> Array:
-        if not ties:
-            return np.arange(self.count)
-        a, b = (np.concatenate([t[i] for t in ties]) for i in (0, 1))
-        graph: Any = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(self.count, self.count))
-        found: Array = connected_components(graph, directed=False)[1].astype(np.int64)
-        return found
+        return joined(self.count, self._ties)
 
 
 # changes of a tensor's index space
@@ -205,7 +207,8 @@ def split(labels: Labels, axis: Axis | None, sizes: Sequence[int], first: int) -
         elif (cells == cells[..., :1, :]).all():
             cells = cells[..., 0, :]  # along this axis, all is alike
         else:
-            below = labels.fresh(*lead, size)
+            _, same = np.unique(cells.reshape(-1, rest), axis=0, return_inverse=True)  # rows alike have one label
+            below = labels.fresh(int(same.max()) + 1)[same.reshape(-1)].reshape(*lead, size)
             labels.block(cells, below)
             if rows is not None:
                 labels.block(below, rows)

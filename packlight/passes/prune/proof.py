@@ -16,7 +16,7 @@ from torch.fx import Interpreter, Node
 from packlight.model import Model
 from packlight.model.operators import argument, packet
 from packlight.passes.prune.labels import Array, Layout
-from packlight.passes.prune.rules.table import axis_of
+from packlight.passes.prune.rules.reduce import dims_of
 from packlight.passes.prune.walk import Labelled
 
 _DROPOUTS = {"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"}
@@ -42,10 +42,17 @@ class _Quiet(Interpreter):
                 args = (*args[:at], 0.0, *args[at + 1 :])
         if target is torch.ops.aten.view.default:  # a masked value may have other strides
             target = torch.ops.aten.reshape.default
-        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in kwargs.items()}
-        found = super().call_function(target, args, kwargs)
+        found = super().call_function(target, *_in_doubles(args, kwargs))
         return found.double() if isinstance(found, Tensor) and found.dtype == torch.float32 else found
+
+
+def _in_doubles(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of an operator that asks for double where it asked for float."""
+    wider = {torch.float32: torch.float64}
+    return (
+        tuple(wider.get(a, a) if isinstance(a, torch.dtype) else a for a in args),
+        {k: wider.get(v, v) if isinstance(v, torch.dtype) else v for k, v in kwargs.items()},
+    )
 
 
 class _Masked(_Quiet):
@@ -106,7 +113,7 @@ class _Masked(_Quiet):
             x = self.env[source]
             lives = self._lives(layout, x.dim())
             if lives is not None:
-                args, kwargs = self.fetch_args_kwargs_from_env(n)
+                args, kwargs = _in_doubles(*self.fetch_args_kwargs_from_env(n))
                 return _RULES[name](n, x, lives.expand(x.shape), args, kwargs)
         return super().run_node(n)
 
@@ -118,13 +125,6 @@ def _filled(n: Node, x: Tensor, lives: Tensor, args: Any, kwargs: Any) -> Any:
     return torch.nan_to_num(found, nan=0.0) if isinstance(found, Tensor) else found
 
 
-def _dims(n: Node, rank: int) -> list[int]:
-    dims = argument(n, "dim")
-    if dims is None or dims == []:
-        return list(range(rank))
-    return [axis_of(d, rank) for d in ([dims] if isinstance(dims, int) else dims)]
-
-
 def _moments(x: Tensor, lives: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance over what lives, and how many that are; axes are kept."""
     count = lives.sum(dims, keepdim=True).clamp_min(1)
@@ -134,7 +134,7 @@ def _moments(x: Tensor, lives: Tensor, dims: list[int]) -> tuple[Tensor, Tensor,
 
 
 def _mean(n: Node, x: Tensor, lives: Tensor, args: Any, kwargs: Any) -> Tensor:
-    dims = _dims(n, x.dim())
+    dims = dims_of(n, x.dim())
     keep = bool(_argument(n, "keepdim", False))
     mean = _moments(x, lives, dims)[0]
     return mean if keep else mean.squeeze(dims)
@@ -148,7 +148,7 @@ def _argument(n: Node, name: str, default: Any) -> Any:
 
 
 def _variance(n: Node, x: Tensor, lives: Tensor, args: Any, kwargs: Any) -> Any:
-    dims = _dims(n, x.dim())
+    dims = dims_of(n, x.dim())
     keep = bool(_argument(n, "keepdim", False))
     mean, spread, count = _moments(x, lives, dims)
     correction = _argument(n, "correction", None)

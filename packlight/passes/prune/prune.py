@@ -129,14 +129,13 @@ def carried_out(
     notes_before: Sequence[str] = (),
 ) -> Model:  # fmt: skip
     """The proven cut of the Model that the groups are of."""
-    gone, notes = proven(groups, families, gone, proof_inputs)
-    whole = groups.labelled
+    gone, made, notes = proven(groups, families, gone, proof_inputs)
     if calibration:
-        whole = whole.on(compensated(groups, gone, calibration))
-    made, wrong = attempt(whole, groups.alive(gone))
-    if made is None:
-        raise PacklightError(f"{whole.model.name}: {wrong}")
-    made = renorm(made, calibration) if calibration else made
+        whole = groups.labelled.on(compensated(groups, gone, calibration))
+        compensated_too, wrong = attempt(whole, groups.alive(gone))
+        if compensated_too is None:
+            raise PacklightError(f"{whole.model.name}: {wrong}")
+        made = renorm(compensated_too, calibration)
     made.notes = (*notes_before, *notes, *_over_budget(groups, gone, options))
     told = options_of(replace(options, exclude=patterns_of(options.exclude)))
     return made.with_step(Step("prune", options=told | {"compensated": bool(calibration)}))
@@ -155,26 +154,27 @@ def _over_budget(groups: Groups, gone: Flags, options: Pruning) -> list[str]:
 
 def proven(
     groups: Groups, families: Sequence[Family], gone: Flags, inputs: Sequence[tuple[Tensor, ...]] = ()
-) -> tuple[Flags, list[str]]:
-    """What goes. Where the proof fails, families are cut one after the other and those that fail are left whole.
-    Raises PacklightError where none is left."""
+) -> tuple[Flags, Model, list[str]]:
+    """What goes, the network without it, and notes. Where the proof fails, families are cut one after the other and
+    those that fail are left whole. Raises PacklightError where none is left."""
     whole = groups.labelled
-    _, wrong = attempt(whole, groups.alive(gone), inputs)
-    if wrong is None:
-        return gone, []
+    made, wrong = attempt(whole, groups.alive(gone), inputs)
+    if made is not None:
+        return gone, made, []
     kept = np.zeros(groups.count, bool)
     notes = []
     for family in families:
         dead = [a for a in family.rows.ravel().tolist() if gone[groups.unit([a])].all()]
         wider = groups.closure(groups.unit(dead), kept)
-        wrong = groups.whole(wider) or attempt(whole, groups.alive(wider), inputs)[1]
-        if wrong is None:
-            kept = wider
-        else:
-            notes.append(f"{family.name} was not pruned: {wrong}")
-    if not kept.any():
+        if (wrong := groups.whole(wider)) is None:
+            further, wrong = attempt(whole, groups.alive(wider), inputs)
+            if further is not None:
+                kept, made = wider, further
+                continue
+        notes.append(f"{family.name} was not pruned: {wrong}")
+    if made is None:
         raise PacklightError(f"nothing in {whole.model.name} can be pruned ({notes[0]})")
-    return kept, notes
+    return kept, made, notes
 
 
 def attempt(

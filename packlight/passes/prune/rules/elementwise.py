@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from packlight.model.operators import KIND, argument
 from packlight.passes.prune.labels import Layout, reshape, taken
+from packlight.passes.prune.rules.parts import at_position
 from packlight.passes.prune.rules.table import Walk, axis_of, rule
 
 _SPECIAL = {"glu", "prelu", "rsub", "masked_fill", "lift_fresh", "bernoulli"}
@@ -15,7 +16,7 @@ _UNARY = sorted({n for n, k in KIND.items() if k == "unary"} - _SPECIAL)
 _BINARY = sorted({n for n, k in KIND.items() if k == "binary"} - _SPECIAL)
 
 
-@rule(*_UNARY, "softmax", "_softmax", "log_softmax", "_log_softmax", "tril", "triu")
+@rule(*_UNARY, "softmax", "_softmax", "log_softmax", "_log_softmax")
 def one(walk: Walk, node: Node) -> Layout:
     return walk.layout(node.args[0])
 
@@ -37,25 +38,12 @@ def glu(walk: Walk, node: Node) -> Layout:
     layout, sizes = walk.layout(x), walk.shape(x)
     at = axis_of(argument(node, "dim"), len(sizes))
     halved = reshape(walk.labels, layout, sizes, [*sizes[:at], 2, sizes[at] // 2, *sizes[at + 1 :]])
-    axis = halved[at + 1]
-    if halved[at] is not None:
-        walk.freeze([halved[at]], walk.why(node))
-    if axis is not None and at in axis.on:
-        where = axis.on.index(at)
-        walk.labels.tie(taken(axis.labels, 0, where), taken(axis.labels, 1, where))
-    to = {a: a - (a > at) for a in range(len(halved)) if a != at}
-    left: list[Any] = []
-    for a, found in enumerate(halved):
-        if a == at:
-            continue
-        if found is not None and at in found.on:
-            where = found.on.index(at)
-            rest = tuple(to[p] for p in found.on if p != at)
-            rows = taken(found.rows, 0, where) if found.rows is not None and rest else None
-            left.append(type(found)(taken(found.labels, 0, where), rest, rows))
-        else:
-            left.append(walk.renumbered(found, to))
-    return tuple(left)
+    walk.freeze([halved[at]], walk.why(node))
+    for axis in halved:
+        if axis is not None and at in axis.on:
+            where = axis.on.index(at)
+            walk.labels.tie(taken(axis.labels, 0, where), taken(axis.labels, 1, where))
+    return at_position(walk, halved, at, 0)
 
 
 @rule("batch_norm", "instance_norm")

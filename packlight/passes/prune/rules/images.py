@@ -21,13 +21,32 @@ from packlight.passes.prune.rules.table import Walk, rule
       "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "max_pool3d_with_indices", "grid_sampler", "grid_sampler_2d",
       "grid_sampler_3d")  # fmt: skip
 def spatial(walk: Walk, node: Node) -> Any:
-    """Axis 1 is channels; where the others are cut is where pixels are."""
+    """Axis 1 is channels; pixels, and what says where they are taken from, are never cut."""
     layout = walk.layout(node.args[0])
-    pixels = {"1": 1, "2": 2, "3": 3}.get(next((c for c in packet(node) if c in "123"), "2"), 2)
-    walk.freeze(layout[-pixels:], walk.why(node))
-    kept = walk.without(layout, range(len(layout) - pixels, len(layout)), keepdim=True)
+    pixels = int(next((c for c in packet(node) if c in "123"), len(layout) - 2))
+    gone = [len(layout) - pixels + i for i in range(pixels) if not _passes(node, i, pixels)]
+    walk.freeze([layout[a] for a in gone], walk.why(node))
+    for given in (*node.args[1:], *node.kwargs.values()):
+        walk.freeze(walk.layout(given), walk.why(node))
+    kept = walk.without(layout, gone, keepdim=True)
     value = node.meta.get("val")
     return [kept for _ in value] if isinstance(value, tuple | list) else kept
+
+
+def _passes(node: Node, i: int, pixels: int) -> bool:
+    """Whether a pool leaves the i-th of its axes of pixels as it is: windows of one pixel, one pixel apart. Indices say
+    where in an image of the uncut size something is."""
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    if "kernel_size" not in names or packet(node).endswith("_indices"):
+        return False
+    kernel, stride, padding = (_spread(argument(node, n), pixels) for n in ("kernel_size", "stride", "padding"))
+    return (kernel[i], (stride or kernel)[i], padding[i]) == (1, 1, 0)
+
+
+def _spread(given: Any, pixels: int) -> list[Any]:
+    """A number an axis, of arguments that may be one for all; none where none is given."""
+    values = list(given) if isinstance(given, list | tuple) else [given]
+    return values * pixels if len(values) == 1 else values
 
 
 @rule("pad", "constant_pad_nd")

@@ -73,10 +73,10 @@ def selected(walk: Walk, node: Node) -> Layout:
     layout = walk.layout(node.args[0])
     at, index = axis_of(argument(node, "dim"), len(layout)), argument(node, "index")
     walk.freeze([layout[at]], walk.why(node))
-    return _at(walk, layout, at, None if isinstance(index, Node) else index)
+    return at_position(walk, layout, at, None if isinstance(index, Node) else index)
 
 
-def _at(walk: Walk, layout: Layout, at: int, index: int | None) -> Layout:
+def at_position(walk: Walk, layout: Layout, at: int, index: int | None) -> Layout:
     """The layout at one position of an axis, which goes."""
     made: list[Axis | None] = []
     to = {a: a - (a > at) for a in range(len(layout)) if a != at}
@@ -99,7 +99,7 @@ def unbound(walk: Walk, node: Node) -> list[Layout]:
     layout = walk.layout(x)
     at = axis_of(argument(node, "dim"), len(layout))
     walk.freeze([layout[at]], walk.why(node))
-    return [_at(walk, layout, at, i) for i in range(walk.shape(x)[at])]
+    return [at_position(walk, layout, at, i) for i in range(walk.shape(x)[at])]
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split")
@@ -234,3 +234,12 @@ def some(walk: Walk, node: Node) -> Layout:
     gone = [axis_of(argument(node, name), len(layout)) for name in ours]
     walk.freeze([layout[a] for a in gone], walk.why(node))
     return (*walk.without(layout, gone, keepdim=packet(node) == "unfold"), None)
+
+
+@rule("tril", "triu")
+def triangle(walk: Walk, node: Node) -> Layout:
+    """Which positions stay depends on where they are along both of the last axes."""
+    layout = walk.layout(node.args[0])
+    last = (len(layout) - 2, len(layout) - 1)
+    walk.freeze([layout[a] for a in last], walk.why(node))
+    return walk.without(layout, last, keepdim=True)

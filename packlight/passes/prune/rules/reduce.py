@@ -19,12 +19,13 @@ def reduced(walk: Walk, node: Node) -> Any:
     layout = walk.layout(node.args[0])
     value = node.meta["val"]
     shape = value[0].shape if isinstance(value, tuple | list) else value.shape
-    made = walk.without(layout, _dims(node, len(layout)), keepdim=len(shape) == len(layout))
+    made = walk.without(layout, dims_of(node, len(layout)), keepdim=len(shape) == len(layout))
     made = made if len(made) == len(shape) else (None,) * len(shape)
     return [made for _ in value] if isinstance(value, tuple | list) else made
 
 
-def _dims(node: Node, rank: int) -> list[int]:
+def dims_of(node: Node, rank: int) -> list[int]:
+    """The axes that an operator reduces, from 0; all where it names none."""
     try:
         dims = argument(node, "dim")
     except KeyError:
@@ -60,7 +61,7 @@ def ordered(walk: Walk, node: Node) -> Any:
     if packet(node) in ("max", "min") and all(u.args[1:] == (0,) for u in node.users):
         return reduced(walk, node)  # the largest of what lives; nobody asks where it is
     layout = walk.layout(node.args[0])
-    dims = _dims(node, len(layout))
+    dims = dims_of(node, len(layout))
     value = node.meta["val"]
     first = value[0] if isinstance(value, tuple | list) else value
     whole = packet(node) in _AS_LONG or len(first.shape) == len(layout)
