@@ -23,7 +23,7 @@ from packlight.model.file import SUFFIX
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
-from packlight.passes.quantize import Quantization
+from packlight.passes.quantize import Quantization, Rounding
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
@@ -164,15 +164,31 @@ def quantize(
     ranges: str = "mse",
     samples: int = 256,
     exclude: str | Sequence[str] = (),
+    mode: str = "static",
+    weights: int = 8,
+    activations: int | None = 8,
+    ends: int = 8,
+    layers: Mapping[str, int] | None = None,
+    mixed: float | None = None,
+    rounding: str | Rounding = "nearest",
     on_batch: Callable[[], None] = lambda: None,
+    on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
-    """An int8 Model for a target, calibrated on the task's calibration data.
+    """A quantized Model for a target, int8 unless told otherwise, calibrated on the task's calibration data.
 
     ranges: "mse" or "minmax". samples: calibration samples to run. exclude: layer-name patterns (shell
-    wildcards) that stay in float. What stays in float otherwise, and why, is in the result's `notes`.
+    wildcards) that stay in float. mode: "static", or "dynamic" for ranges of activations that are taken at run time,
+    which needs no data. weights, activations: bits, 2 to 8; activations=None leaves them in float. ends: bits of the
+    first and last layers' weights and inputs, where that is more. layers: bits of weights by layer-name pattern. mixed:
+    bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq", "adaround", "block", or a
+    Rounding. What stays in float otherwise, and why, is in the result's `notes`.
     """
-    options = Quantization(ranges, samples, patterns_of(exclude))
-    return quantize_for(model, _task(task), targets.get(target).numerics, options, on_batch=on_batch)
+    options = Quantization(
+        ranges, samples, patterns_of(exclude), mode=mode, weights=weights, activations=activations, ends=ends,
+        layers=dict(layers or {}), mixed=mixed, rounding=rounding,
+    )  # fmt: skip
+    numerics = targets.get(target).numerics
+    return quantize_for(model, _task(task), numerics, options, on_batch=on_batch, on_block=on_block)
 
 
 def finetune(

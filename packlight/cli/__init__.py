@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import packlight as pl
-from packlight.cli import outputs, progress, pruning, show
+from packlight.cli import options, outputs, progress, pruning, show
 from packlight.cli.options import (
     BatchOption,
     EpochsOption,
@@ -121,14 +121,26 @@ def quantize(
     exclude: ExcludeOption = None,
     ranges: Annotated[str, typer.Option(help="mse or minmax.")] = "mse",
     samples: Annotated[int, typer.Option(help="Calibration samples to run.")] = 256,
+    mode: Annotated[str, typer.Option(help="static, or dynamic: ranges taken at run time.")] = "static",
+    weights: Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")] = 8,
+    activations: Annotated[int, typer.Option(help="Bits of activations, 2 to 8; 0 leaves them in float.")] = 8,
+    ends: Annotated[int, typer.Option(help="Bits of the first and last layers, where that is more.")] = 8,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=BITS of weights; may be repeated, the last that fits counts.")
+    ] = None,
+    mixed: Annotated[float | None, typer.Option(help="Bits a weight in the mean; each layer gets its own.")] = None,
+    rounding: Annotated[str, typer.Option(help="nearest, gptq, adaround or block.")] = "nearest",
     as_json: JsonOption = False,
 ) -> None:
-    """Quantize a network to int8 for a target and save it as a .plm file."""
+    """Quantize a network for a target, to int8 unless told otherwise, and save it as a .plm file."""
     outputs.check_file(out)
+    layers = dict(options.pattern_and_bits(given) for given in layer or ())
     with progress.steps("calibrating", as_json) as advance:
         made = pl.quantize(
-            pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), on_batch=advance
-        )
+            pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
+            weights=weights, activations=activations or None, ends=ends, layers=layers, mixed=mixed, rounding=rounding,
+            on_batch=advance, on_block=lambda done, of: advance(),
+        )  # fmt: skip
         made.save(out)
     outputs.wrote(out, made, as_json)
 

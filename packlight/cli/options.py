@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from packlight.errors import PacklightError
+
 ModelArgument = Annotated[str, typer.Argument(help="A saved .plm file, or module:factory of your own code.")]
 TaskOption = Annotated[
     str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
@@ -25,3 +27,11 @@ BatchOption = Annotated[int | None, typer.Option("--batch", help="Samples a step
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of data order, augmentation, dropout; default 0.")]
 OutFile = Annotated[Path, typer.Option("--out", help="The .plm file to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the artifact, result.json and report.html.")]
+
+
+def pattern_and_bits(given: str) -> tuple[str, int]:
+    """PATTERN=BITS."""
+    pattern, found, bits = given.rpartition("=")
+    if not found or not pattern or not bits.isdigit():
+        raise PacklightError(f"--layer {given}: give a layer-name pattern and bits, e.g. 'head*=8'")
+    return pattern, int(bits)

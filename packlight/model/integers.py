@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -26,7 +28,25 @@ def freeze(model: Model) -> Model:
             stored.meta["val"] = torch.empty_like(integers, device="meta")
             node.replace_all_uses_with(stored)
             model.graph_module.graph.erase_node(node)
+    _clamp(model)
     return model.tidy()
+
+
+def _clamp(model: Model) -> None:
+    """Runtimes that store 8 bits know no narrower range of an activation: it is clipped before it is quantized."""
+    graph = model.graph_module.graph
+    for node in model.nodes:
+        if packet(node) != "quantize_per_tensor" or isinstance(node.args[1], Node):
+            continue
+        source, scale, zero, low, high, dtype = cast("tuple[Node, float, int, int, int, torch.dtype]", node.args)
+        whole = torch.iinfo(dtype)
+        if low <= whole.min + 1 and high == whole.max:
+            continue
+        with graph.inserting_before(node):
+            ends = ((low - zero) * scale, (high - zero) * scale)
+            clipped = graph.call_function(torch.ops.aten.clamp.default, (source, *ends))
+        clipped.meta.update(val=source.meta.get("val"), layer=f"{model.layer(node)}.clip")
+        node.replace_input_with(source, clipped)
 
 
 def settle_biases(model: Model) -> Model:
@@ -43,6 +63,8 @@ def settle_biases(model: Model) -> Model:
             continue
         if (packet(data), packet(weight)) != ("dequantize_per_tensor", "dequantize_per_channel"):
             continue
+        if isinstance(data.args[1], Node):
+            continue  # a range taken at run time: the bias is added in float
         scales = weight.args[1]
         if bias.op == "get_attr" and len(bias.users) == 1 and isinstance(scales, Node):
             value = model.tensor(bias)

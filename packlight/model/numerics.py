@@ -11,8 +11,9 @@ from packlight.errors import PacklightError
 class Format:
     """An integer number format: value ≈ scale · (q − zero_point), q in [low, high].
 
-    bits: 2 to 8. signed: two's complement or unsigned. symmetric: zero_point is the middle (0 when signed),
-    and a signed symmetric range leaves out the lowest value, so −127..127 at 8 bits.
+    bits: 2 to 8. signed: two's complement or unsigned. symmetric: zero_point is the middle (0 when signed). A signed
+    symmetric range of 8 bits leaves out the lowest value (−127..127), which costs nothing there; one of fewer bits has
+    all of them (−8..7).
     per_channel: one scale an output channel instead of one a tensor.
     """
 
@@ -27,7 +28,7 @@ class Format:
 
     @property
     def low(self) -> int:
-        return -(2 ** (self.bits - 1)) + self.symmetric if self.signed else 0
+        return -(2 ** (self.bits - 1)) + (self.symmetric and self.bits == 8) if self.signed else 0
 
     @property
     def high(self) -> int:
@@ -54,6 +55,8 @@ class Numerics:
     """One runtime's low-precision arithmetic.
 
     transparent: operators that hand on their input's quantization unchanged (reshapes, max pooling).
+    dynamic: operators that it also runs on activations whose range is taken at run time. stored: operators whose tables
+    and matrices it keeps as integers and computes with in float.
     channel_multiple: channel counts that are multiples of it run at full speed.
     """
 
@@ -62,6 +65,8 @@ class Numerics:
     groups: tuple[FusionGroup, ...]
     transparent: frozenset[str] = frozenset()
     channel_multiple: int = 1
+    dynamic: frozenset[str] = frozenset()
+    stored: frozenset[str] = frozenset()
 
     def group(self, operator: str) -> FusionGroup | None:
         """The fusion group that starts with this operator, or None where it runs in float."""

@@ -34,8 +34,23 @@ def candidates(model: Model, target: Target, exclude: tuple[str, ...] = ()) -> l
     wanted = [Candidate("int8", plain, Quantization(exclude=exclude))]
     if stems:
         wanted.append(Candidate("int8-float-stem", plain, Quantization(exclude=(*exclude, *stems))))
+    if mostly_dynamic(model, target):
+        wanted.append(Candidate("int8-dynamic", plain, Quantization(exclude=exclude, mode="dynamic")))
     wanted += [Candidate(form, form) for form in target.forms[1:]]
     return [*wanted, Candidate("int8-minmax", plain, Quantization("minmax", exclude=exclude), instead_of="int8")]
+
+
+def mostly_dynamic(model: Model, target: Target) -> bool:
+    """Whether most weights belong to operators that the target runs with ranges taken at run time, or stores as
+    integers. In a network of convolutions that form would do little more than the head."""
+    numerics = target.numerics
+    taken = numerics.dynamic | numerics.stored
+    weights: dict[str, tuple[int, bool]] = {}
+    for node in model.nodes:
+        if kind(node) in ("contraction", "rnn", "lookup"):
+            for source in (n for n in node.all_input_nodes if n.op == "get_attr"):
+                weights[str(source.target)] = model.tensor(source).numel(), packet(node) in taken
+    return sum(n for n, fits in weights.values() if fits) > sum(n for n, _ in weights.values()) / 2
 
 
 def thin_stems(model: Model) -> list[str]:

@@ -25,6 +25,8 @@ def convert(model: Model) -> ir.Model:
     from torch.fx import Interpreter
     from torch.fx.traceback import preserve_node_meta
 
+    from packlight.targets.onnx_dynamic import translations
+
     class Named(torch.nn.Module):
         """Runs the graph node by node, so that export carries each layer's name along."""
 
@@ -49,6 +51,7 @@ def convert(model: Model) -> ir.Model:
         exported = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, verbose=False, optimize=True,
             input_names=[s.name for s in model.inputs], output_names=[s.name for s in model.outputs],
+            custom_translation_table=translations(),
         )  # fmt: skip
     assert exported is not None and exported.exported_program is not None
     graph: ir.Model = exported.model

@@ -22,8 +22,14 @@ _WORST_FLOAT16 = 1e-3
 
 def finish(model: ir.Model, *, float16: bool) -> None:
     """All steps, then everything stripped that no runtime needs."""
+    from packlight.targets.onnx_dynamic import multiply_integers
+    from packlight.targets.onnx_storage import pick_then_widen, widen_at_opening
+
     pool_globally(model)
     transpose_constants(model)
+    multiply_integers(model)
+    pick_then_widen(model)
+    widen_at_opening(model)
     quantize_biases(model)
     separate_activations(model)
     drop_defaults(model)
@@ -96,8 +102,8 @@ def quantize_biases(model: ir.Model) -> None:
         weight_scale = _constant(node.inputs[1].producer().inputs[1])  # type: ignore[union-attr]
         scale = np.broadcast_to((input_scale * weight_scale).astype(np.float32).reshape(-1), values.shape)
         name = f"{node.name}.bias"
-        stored = _initializer(model, f"{name}_integer", rounded_bias(values, scale))
-        scales = _initializer(model, f"{name}_scale", np.ascontiguousarray(scale))
+        stored = initializer(model, f"{name}_integer", rounded_bias(values, scale))
+        scales = initializer(model, f"{name}_scale", np.ascontiguousarray(scale))
         dequantize = ir.node("DequantizeLinear", [stored, scales], {"axis": 0}, name=f"{name}.dequantize")
         dequantize.outputs[0].name = f"{stored.name}_dequantized"
         model.graph.insert_before(node, dequantize)
@@ -130,8 +136,8 @@ def _make_room(model: ir.Model, node: ir.Node, weight: ir.Node, bias: Any, input
     shape = [-1 if i == axis % old.ndim else 1 for i in range(old.ndim)]
     rounded = np.rint(old * (scale.astype(np.float64) / wanted).reshape(shape if scale.ndim else ())).astype(old.dtype)
     inputs = [
-        _initializer(model, integers.name or "weight", rounded),
-        _initializer(model, f"{integers.name}_scale", wanted),
+        initializer(model, integers.name or "weight", rounded),
+        initializer(model, f"{integers.name}_scale", wanted),
         *weight.inputs[2:],
     ]
     copy = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{node.name}.weight.dequantize")
@@ -154,7 +160,7 @@ def separate_activations(model: ir.Model) -> None:
         if [use.node.op_type for use in result.uses()] == ["QuantizeLinear"] and not result.is_graph_output():
             continue
         if node.op_type == "Relu":
-            bounds = [("Max", _initializer(model, f"{node.name}.low", np.zeros((), np.float32)))]
+            bounds = [("Max", initializer(model, f"{node.name}.low", np.zeros((), np.float32)))]
         else:
             bounds = [(op, v) for op, v in zip(("Max", "Min"), node.inputs[1:], strict=False) if v is not None]
         value = node.inputs[0]
@@ -173,7 +179,8 @@ def separate_activations(model: ir.Model) -> None:
 def drop_defaults(model: ir.Model) -> None:
     """Leave out the axis of single scales, which has no meaning there. (Zero points stay: QGemm insists on them.)"""
     for node in model.graph:
-        if node.op_type in _QUANTIZERS and _constant(node.inputs[1]).ndim == 0:
+        scale = node.inputs[1].const_value if node.op_type in _QUANTIZERS and node.inputs[1] is not None else None
+        if scale is not None and len(scale.shape) == 0:
             node.attributes.pop("axis", None)
 
 
@@ -190,7 +197,7 @@ def store_float16(model: ir.Model) -> None:
         halved = fits_float16(constant.numpy())
         if halved is None:
             continue
-        stored = _initializer(model, f"{value.name}_float16", halved)
+        stored = initializer(model, f"{value.name}_float16", halved)
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")
         cast.outputs[0].name = f"{value.name}_float32"
         model.graph.insert_before(model.graph[0], cast)
@@ -240,7 +247,7 @@ def _is_scale(value: ir.Value) -> bool:
     return any(use.idx == 1 and use.node.op_type in _QUANTIZERS for use in value.uses())
 
 
-def _initializer(model: ir.Model, name: str, content: Any) -> ir.Value:
+def initializer(model: ir.Model, name: str, content: Any) -> ir.Value:
     """A new constant under a free name."""
     free, i = name, 0
     while free in model.graph.initializers:
@@ -256,4 +263,4 @@ def _replace_constant(model: ir.Model, old: ir.Value, content: Any) -> None:
     """Give the readers of a constant another one, which takes its name."""
     name = old.name or "constant"
     model.graph.initializers.pop(name, None)
-    old.replace_all_uses_with(_initializer(model, name, content))
+    old.replace_all_uses_with(initializer(model, name, content))

@@ -51,6 +51,8 @@ class OnnxRuntime(Target):
                 "max_pool1d", "max_pool2d", "upsample_nearest2d", "dropout", "clone", "contiguous",
             }),
             channel_multiple=16,
+            dynamic=frozenset({"linear"}),
+            stored=frozenset({"embedding", "lstm", "gru", "rnn_tanh"}),
         )  # fmt: skip
 
     def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> None:

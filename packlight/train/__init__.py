@@ -8,6 +8,7 @@ from packlight.train.losses import Distillation
 from packlight.train.options import Engine, Fit, Schedule
 from packlight.train.recipe import Recipe, read_recipe
 from packlight.train.regularise import L1, L2, Entropy, GroupLasso, Penalty, ResetDropout
+from packlight.train.scales import LearnScales
 from packlight.train.sparsify import Sparsify, Sparsity
 from packlight.train.transfer import Transfer, adapt, extract, finetune_all, unfreeze
 from packlight.train.unfreezing import Unfreezing, layer_groups
@@ -24,6 +25,7 @@ __all__ = [
     "GroupLasso",
     "Hook",
     "Hooks",
+    "LearnScales",
     "Penalty",
     "Progress",
     "Recipe",

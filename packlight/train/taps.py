@@ -45,35 +45,72 @@ class StraightThrough(torch.autograd.Function):
     """Quantize and dequantize as the graph's own operators do; the gradient passes where the value was in range.
 
     Bengio, Léonard, Courville 2013 (arXiv 1308.3432), section 4, with the clipping of Jacob et al. 2018 (arXiv
-    1712.05877), section 3.
+    1712.05877), section 3. A scale that is a parameter gets the gradient of Esser et al. 2019 (arXiv 1902.08153),
+    sections 2.1 and 2.2.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, quantize: Any, dequantize: Any, low: int, high: int, settings: Any) -> Tensor:
-        q = quantize(x.float(), *settings)
-        ctx.save_for_backward(_inside(x, low, high, settings))
-        return dequantize(q, *settings).to(x.dtype)
+    def forward(
+        ctx: Any, x: Tensor, scale: Any, quantize: Any, dequantize: Any, low: int, high: int, settings: Any
+    ) -> Tensor:
+        q = quantize(x.float(), scale, *settings)
+        steps, zero = _steps(x, scale, settings)
+        ctx.shape = None
+        if isinstance(scale, Tensor) and scale.requires_grad:
+            ctx.shape, ctx.features, ctx.high = scale.shape, _features(x, scale, settings), max(1, high)
+            ctx.save_for_backward(_inside(steps, low, high), q.to(x.dtype) - zero, steps - zero)
+        else:
+            ctx.save_for_backward(_inside(steps, low, high))
+        return dequantize(q, scale, *settings).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None, None, None
+        inside, *exact = ctx.saved_tensors
+        passed = gradients[0] * inside
+        if ctx.shape is None:
+            return passed, None, None, None, None, None, None
+        rounded, steps = exact
+        each = gradients[0] * (rounded - torch.where(inside, steps, 0.0))
+        count, axes = ctx.features
+        learned = (each.sum(axes) if axes else each).reshape(ctx.shape)
+        return passed, learned / (count * ctx.high) ** 0.5, None, None, None, None, None
 
 
-def _inside(x: Tensor, low: int, high: int, settings: Any) -> Tensor:
-    """Which values are not clipped: up to half a step beyond the ends is rounding."""
-    scale, zero, *rest = settings
+def _steps(x: Tensor, scale: Any, settings: Any) -> tuple[Tensor, Any]:
+    """x in units of its scale, counted from the lowest integers' zero; and the zero points, of x's rank."""
+    zero = settings[0]
     if isinstance(scale, Tensor):
-        axes = [1] * x.dim()
-        axes[rest[0]] = -1
+        axes = _axes(x, scale, settings)
         scale, zero = scale.reshape(axes), zero.reshape(axes)
-    steps = x / scale + zero
+    return x / scale + zero, zero
+
+
+def _axes(x: Tensor, scale: Tensor, settings: Any) -> list[int]:
+    """The shape of x's rank that scales have."""
+    axes = [1] * x.dim()
+    if scale.dim():
+        axes[settings[1]] = -1
+    return axes
+
+
+def _features(x: Tensor, scale: Tensor, settings: Any) -> tuple[float, list[int]]:
+    """How many elements share a scale, of an activation in one sample; and the axes along which they do."""
+    if scale.dim():
+        axis = settings[1] % x.dim()
+        return x.numel() / scale.numel(), [a for a in range(x.dim()) if a != axis]
+    return x.numel() / len(x), list(range(x.dim()))
+
+
+def _inside(steps: Tensor, low: int, high: int) -> Tensor:
+    """Which values are not clipped: up to half a step beyond the ends is rounding."""
     return (steps >= low - 0.5) & (steps <= high + 0.5)
 
 
-def straight_through(x: Tensor, quantize: Any, dequantize: Any, low: int, high: int, *settings: Any) -> Tensor:
+def straight_through(
+    x: Tensor, quantize: Any, dequantize: Any, low: int, high: int, scale: Any, *settings: Any
+) -> Tensor:
     """The call that stands in the graph in training."""
-    result: Tensor = StraightThrough.apply(x, quantize, dequantize, low, high, settings)  # type: ignore[no-untyped-call]
+    result: Tensor = StraightThrough.apply(x, scale, quantize, dequantize, low, high, settings)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -90,7 +90,10 @@ def search(monkeypatch):
 def test_int8_comes_first_then_the_float_forms_then_the_stand_in():
     tried = candidates(pl.load(lenet300(), torch.zeros(2, 1, 28, 28)), ORT, ("head",))
     names = [(c.name, c.form, c.instead_of) for c in tried]
-    assert names == [("int8", "float32", None), ("float16", "float16", None), ("int8-minmax", "float32", "int8")]
+    assert names == [
+        ("int8", "float32", None), ("int8-dynamic", "float32", None), ("float16", "float16", None),
+        ("int8-minmax", "float32", "int8"),
+    ]  # fmt: skip
     assert all(c.quantization is None or c.quantization.exclude == ("head",) for c in tried)
 
 
@@ -128,7 +131,7 @@ def test_the_best_ships_and_what_was_needless_is_named(search):
     bench = Bench([INT8, FLOAT16])
     result = search(bench)
     assert result.best.name == "int8" and result.met and result.proven
-    assert bench.asked == ["int8", "int8-float-stem", "float16", "test", "closed"]
+    assert bench.asked == ["int8", "int8-float-stem", "int8-dynamic", "float16", "test", "closed"]
     assert result.skipped["int8-minmax"] == "int8 keeps the budget already"
     assert [c.name for c in result.candidates] == ["int8", "float16"]
     assert (result.baseline.split, result.best.split, result.candidates[0].split) == ("test", "test", "validation")
@@ -184,7 +187,9 @@ def test_a_mistake_of_packlights_own_is_not_hidden(search):
 def test_after_the_time_limit_nothing_more_is_tried_and_the_best_so_far_ships(search):
     result = search(Bench([INT8, FLOAT16], took=10), time_limit=5)
     assert result.best.name == "int8"
-    assert result.skipped == dict.fromkeys(("int8-float-stem", "float16", "int8-minmax"), "the time limit was reached")
+    assert result.skipped == dict.fromkeys(
+        ("int8-float-stem", "int8-dynamic", "float16", "int8-minmax"), "the time limit was reached"
+    )
 
 
 def test_the_verdict_is_the_test_datas_not_the_choices(search):
@@ -381,3 +386,18 @@ def test_a_workload_of_several_samples_and_an_impossible_budget():
         key=lambda c: c.measurements["file_bytes"].value,
     ).name  # fmt: skip
     assert "allowed 1000 bytes" in result.reason
+
+
+def test_ranges_at_run_time_are_tried_where_linear_layers_hold_the_weights():
+    from packlight.networks import lenet5, lstm_classifier, transformer_classifier
+
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    tried = {
+        name: {c.name: c for c in candidates(pl.load(net.eval(), example), ORT)}
+        for name, net, example in (
+            ("convolutions", lenet5(), torch.zeros(2, 1, 28, 28)), ("recurrent", lstm_classifier(2), (ids, ids)),
+            ("transformer", transformer_classifier(2), (ids, ids)),
+        )
+    }  # fmt: skip
+    assert "int8-dynamic" in tried["recurrent"]
+    assert tried["transformer"]["int8-dynamic"].quantization.mode == "dynamic"

@@ -49,7 +49,7 @@ def place(model: Model, numerics: Numerics, exclude: Sequence[str] = ()) -> Plac
     for node in model.nodes:
         group = numerics.group(packet(node))
         if node.op != "call_function" or group is None:
-            if kind(node) in ("contraction", "rnn", "lookup"):
+            if packet(node) not in numerics.stored and kind(node) in ("contraction", "rnn", "lookup"):
                 kept[model.layer(node)] = f"the target has no low-precision {packet(node)}"
             continue
         reason = "excluded by name" if model.layer(node) in excluded else _unfit(node, group)
