@@ -81,3 +81,32 @@ def _panel(axis: Any, points: Sequence[Point], colours: Sequence[str], most: flo
             low, value, high = (min(x, most) for x in point)
             axis.plot([low, high], [y, y], linewidth=1.2, color=colour)
             axis.plot(value, y, ">" if point[1] > most else "o", markersize=4, color=colour)
+
+
+def draw_growth(rows: Rows, what: str, path: Path) -> Path:
+    """Write the plot of a study's seconds over blocks: forms are called "kind, n blocks"; the newest, with intervals."""
+    from matplotlib import pyplot as plt
+
+    series: dict[str, list[tuple[int, float, float, float]]] = {}
+    for (form, named, _), row in rows.items():
+        kind, _, blocks = form.partition(", ")
+        if named == what and blocks.endswith(" blocks") and row.value is not None:
+            assert row.low is not None
+            assert row.high is not None
+            series.setdefault(kind, []).append((int(blocks.split()[0]), row.low, row.value, row.high))
+    with plt.rc_context(_STYLE | {"axes.spines.left": True}):
+        figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
+        for (kind, points), colour in zip(series.items(), (_GREEN, _GREY), strict=False):
+            at, low, middle, high = zip(*sorted(points), strict=True)
+            axis.plot(at, middle, marker="o", markersize=3, linewidth=1.2, color=colour)
+            axis.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.annotate(kind, (at[-1], middle[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
+        axis.set_xlabel("blocks of the network")
+        axis.set_ylabel("seconds")
+        axis.set_xlim(0, 1.2 * max(p[0] for points in series.values() for p in points))
+        axis.set_ylim(0)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    write_text(path, text.getvalue())
+    return path

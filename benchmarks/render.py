@@ -81,7 +81,7 @@ def provenance(name: str, rows: Rows) -> str:
 
 def write(rows: Sequence[Row]) -> Iterator[Path]:
     """Fill every block of README.md and docs/*.md and draw the plots; the files that changed."""
-    from benchmarks.plot import draw
+    from benchmarks.plot import draw, draw_growth
 
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         old = path.read_text(encoding="utf-8")
@@ -91,6 +91,8 @@ def write(rows: Sequence[Row]) -> Iterator[Path]:
             yield path
     if found := cases(rows, "full") or cases(rows, "quick"):
         yield draw(found, ROOT / "docs" / "benchmarks.svg")
+    if deeper := cases(rows, "study").get("pruning_depth"):
+        yield draw_growth(deeper, "analysis_s", ROOT / "docs" / "pruning_depth.svg")
 
 
 def fill(text: str, rows: Sequence[Row], where: str) -> str:

@@ -4,9 +4,10 @@ import pytest
 from made_rows import made_case, made_row
 
 from benchmarks.ledger import cases
-from benchmarks.plot import draw
+from benchmarks.plot import draw, draw_growth
 from benchmarks.render import everything, fill
 from packlight import PacklightError
+from packlight.measure import intervals
 
 N = 100
 ROWS = made_case({
@@ -73,3 +74,13 @@ def test_the_plot_shows_every_form_and_is_the_same_each_time(tmp_path):
     first, second = (draw(found, tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
     assert first == second
     assert all(f">{form}</text>" in first for form in ("float32", "packlight int8", "peer int8", "peer stored"))
+
+
+def test_the_plot_of_growth_has_a_line_a_kind_and_leaves_out_the_rest(tmp_path):
+    pytest.importorskip("matplotlib", reason="pip install 'packlight[dev]'")
+    seconds = [intervals.median([s, 1.1 * s, 1.2 * s], "s") for s in (0.1, 0.2, 0.3)]
+    forms = ("net, 3 blocks", "net, 9 blocks", "other, 3 blocks")
+    made = [made_row(form, "analysis_s", s) for form, s in zip(forms, seconds, strict=True)]
+    rows = {row.key: row for row in (*made, made_row("whole, 224 px", "analysis_s", seconds[0]))}
+    first, second = (draw_growth(rows, "analysis_s", tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
+    assert first == second and ">net</text>" in first and ">other</text>" in first and "whole" not in first
