@@ -84,7 +84,7 @@ def _panel(axis: Any, points: Sequence[Point], colours: Sequence[str], most: flo
 
 
 def draw_growth(rows: Rows, what: str, path: Path) -> Path:
-    """Write the plot of a study's seconds over blocks: forms are called "kind, n blocks"; the newest, with intervals."""
+    """Write the plot of seconds over blocks, with intervals; forms are called "kind, n blocks"."""
     from matplotlib import pyplot as plt
 
     series: dict[str, list[tuple[int, float, float, float]]] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packlight.api import (
+        compare_layers,
         compress,
         distill,
         export,
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "packlight.api": (
+        "compare_layers",
         "compress",
         "distill",
         "export",
@@ -64,8 +66,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
-    "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compress", "distill", "export", "finetune",
-    "fold", "load", "measure", "prunable", "prune", "quantize", "statistics", "transfer",
+    "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
+    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "statistics", "transfer",
 ]  # fmt: skip
 
 

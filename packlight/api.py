@@ -20,10 +20,11 @@ from packlight.measure.machine import cores
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
 from packlight.model import Model, patterns_of
 from packlight.model.file import SUFFIX
+from packlight.passes.batches import batches_of
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
-from packlight.passes.quantize import Quantization, Rounding
+from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, layer_errors
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
@@ -184,11 +185,20 @@ def quantize(
     Rounding. What stays in float otherwise, and why, is in the result's `notes`.
     """
     options = Quantization(
-        ranges, samples, patterns_of(exclude), mode=mode, weights=weights, activations=activations, ends=ends,
-        layers=dict(layers or {}), mixed=mixed, rounding=rounding,
+        ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed), rounding,
+        mode,
     )  # fmt: skip
     numerics = targets.get(target).numerics
     return quantize_for(model, _task(task), numerics, options, on_batch=on_batch, on_block=on_block)
+
+
+def compare_layers(model: Model, quantized: Model, task: TaskLike, *, samples: int = 64) -> list[LayerError]:
+    """Where a quantized Model departs from the float one that it was made of: signal-to-noise ratios of every layer
+    with quantized weights, worst first, with the likely cause and what to try. samples: of the task's calibration data.
+    """
+    data = batches_of(model, _task(task).data("calibration"), samples, 32)
+    whole = [x for x, _ in data if len(x[0]) == len(data[0][0][0])]
+    return layer_errors(model, quantized, whole)
 
 
 def finetune(

@@ -181,6 +181,8 @@ def compress(**changes: str) -> tuple[str, ...]:
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--layer", "head"), "e.g. 'head\\*=8'"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--layer", "hed=4"), "did you mean head"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--rounding", "up"), "choose nearest, gptq"),
+        (("compare-layers", "net.plm", "net.plm", "--task", "good.py"), "no layer with quantized weights"),
+        (("compare-layers", "net.plm", "gone.plm", "--task", "good.py"), "gone.plm does not exist"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--exclude", "x"), "no layer matches 'x'"),
         (("finetune", "net.plm", "--task", "good.py", "--out", "f.plm", "--epochs", "-1"), "epochs > 0"),
         (("finetune", "net.plm", "--task", "good.py", "--out", "f.plm", "--teacher", "gone.plm"), "gone.plm does not"),
@@ -302,6 +304,18 @@ def test_quantize_saves_a_model_that_measures_like_one(run, tmp_path):
     assert code == 0
     found = json.loads(out)["quality"]
     assert found["value"] > 90 and found["n"] == 397
+
+
+def test_layers_that_depart_are_named_with_cause_and_remedy(run, tmp_path):
+    words = ("--layer", "body=2", "--layer", "stem=4", "--rounding", "gptq")
+    assert run("quantize", "net.plm", "--task", "good.py", "--out", tmp_path / "q.plm", *words)[0] == 0
+    code, out, _ = run("compare-layers", "net.plm", tmp_path / "q.plm", "--task", "good.py", "--json")
+    first = json.loads(out)["layers"][0]
+    assert (code, first["layer"], first["cause"]) == (0, "body", "few steps for its weights")
+    code, out, _ = run("compare-layers", "net.plm", tmp_path / "q.plm", "--task", "good.py", "--most", "2")
+    assert code == 0 and "body" in out and "few steps for its weights" in out and "and 1 layers that do better" in out
+    code, _, error = run("compare-layers", tmp_path / "q.plm", tmp_path / "q.plm", "--task", "good.py")
+    assert code == 2 and "is quantized; give the float network" in one_line(error)
 
 
 def test_finetune_trains_and_saves(run, tmp_path):

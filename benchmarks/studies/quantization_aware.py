@@ -19,7 +19,7 @@ from benchmarks.ledger import Finding, finding, packed
 from benchmarks.studies.distillation import copied
 from packlight.measure import Measurement
 from packlight.measure.quality import evaluate
-from packlight.passes.quantize import Quantization, quantize
+from packlight.passes.quantize import Bits, Quantization, quantize
 from packlight.targets import get
 from packlight.task import Task
 from packlight.train import Distill, Fit, Hook, LearnScales, fit
@@ -42,7 +42,7 @@ def study(folder: Path) -> Iterator[Finding]:
     for name, (bits, learned) in ARMS.items():
         path, began = folder / f"{name}.plm", time.monotonic()
         if not path.exists():
-            small = quantize(model, task, numerics, Quantization(weights=bits, activations=4, samples=512))
+            small = quantize(model, task, numerics, Quantization(bits=Bits(weights=bits, activations=4), samples=512))
             hooks: list[Hook] = [Distill(model, cache=SCRATCH / "studies" / "answers")]
             fit(small, data, HOW, hooks=[*hooks, LearnScales()] if learned else hooks).save(path)
         yield finding(name, "training_s", Measurement.exact(time.monotonic() - began, "s"))

@@ -19,7 +19,7 @@ from benchmarks.ledger import Finding, finding, packed
 from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
 from packlight.model.operators import packet
-from packlight.passes.quantize import Quantization, Rounding, quantize
+from packlight.passes.quantize import Bits, Quantization, Rounding, quantize
 from packlight.targets import get
 from packlight.task import Task
 
@@ -33,26 +33,26 @@ BLOCK = Rounding(steps=STEPS)
 HOW = {
     "W8A8": {"nearest": Quantization(samples=512)},
     "W4A8": {
-        "nearest": Quantization(weights=4, samples=512),
+        "nearest": Quantization(bits=Bits(weights=4), samples=512),
     },
     "W3A8": {
-        "nearest": Quantization(weights=3, samples=512),
-        "GPTQ": Quantization(weights=3, samples=512, rounding="gptq"),
-        "AdaRound": Quantization(weights=3, samples=512, rounding=ADAROUND),
+        "nearest": Quantization(bits=Bits(weights=3), samples=512),
+        "GPTQ": Quantization(bits=Bits(weights=3), samples=512, rounding="gptq"),
+        "AdaRound": Quantization(bits=Bits(weights=3), samples=512, rounding=ADAROUND),
     },
     "W4A4": {
-        "nearest": Quantization(weights=4, activations=4, samples=512),
-        "AdaRound": Quantization(weights=4, activations=4, samples=512, rounding=ADAROUND),
-        "block": Quantization(weights=4, activations=4, samples=512, rounding=BLOCK),
+        "nearest": Quantization(bits=Bits(weights=4, activations=4), samples=512),
+        "AdaRound": Quantization(bits=Bits(weights=4, activations=4), samples=512, rounding=ADAROUND),
+        "block": Quantization(bits=Bits(weights=4, activations=4), samples=512, rounding=BLOCK),
     },
     "W2A4": {
-        "nearest": Quantization(weights=2, activations=4, samples=512),
-        "AdaRound": Quantization(weights=2, activations=4, samples=512, rounding=ADAROUND),
-        "block": Quantization(weights=2, activations=4, samples=512, rounding=BLOCK),
+        "nearest": Quantization(bits=Bits(weights=2, activations=4), samples=512),
+        "AdaRound": Quantization(bits=Bits(weights=2, activations=4), samples=512, rounding=ADAROUND),
+        "block": Quantization(bits=Bits(weights=2, activations=4), samples=512, rounding=BLOCK),
     },
     "4 bits a weight, A8": {
-        "equal": Quantization(weights=4, ends=4, samples=512),
-        "mixed": Quantization(ends=2, mixed=4.0, samples=512),
+        "equal": Quantization(bits=Bits(weights=4, ends=4), samples=512),
+        "mixed": Quantization(bits=Bits(ends=2, mixed=4.0), samples=512),
     },
 }  # fmt: skip
 

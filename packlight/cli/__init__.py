@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import packlight as pl
-from packlight.cli import options, outputs, progress, pruning, show
+from packlight.cli import layers, options, outputs, progress, pruning, show
 from packlight.cli.options import (
     BatchOption,
     EpochsOption,
@@ -134,11 +134,11 @@ def quantize(
 ) -> None:
     """Quantize a network for a target, to int8 unless told otherwise, and save it as a .plm file."""
     outputs.check_file(out)
-    layers = dict(options.pattern_and_bits(given) for given in layer or ())
+    by_name = dict(options.pattern_and_bits(given) for given in layer or ())
     with progress.steps("calibrating", as_json) as advance:
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
-            weights=weights, activations=activations or None, ends=ends, layers=layers, mixed=mixed, rounding=rounding,
+            weights=weights, activations=activations or None, ends=ends, layers=by_name, mixed=mixed, rounding=rounding,
             on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)
@@ -146,6 +146,7 @@ def quantize(
 
 
 app.command()(pruning.prune)
+app.command()(layers.compare_layers)
 
 
 @app.command()

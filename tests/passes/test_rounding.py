@@ -15,7 +15,7 @@ import packlight as pl
 from packlight.errors import PacklightError
 from packlight.model.numerics import Format
 from packlight.model.operators import load_quantized_operators, packet
-from packlight.passes.quantize import Quantization, quantize
+from packlight.passes.quantize import Bits, Quantization, quantize
 from packlight.passes.quantize.blocks import Walker, blocks
 from packlight.passes.quantize.gptq import rounded
 from packlight.passes.quantize.mixed import Damage, assign, damages
@@ -25,7 +25,7 @@ from packlight.task import Task
 
 load_quantized_operators()
 NUMERICS = get("onnxruntime").numerics
-ROUGH = Quantization(weights=2, ends=2, samples=64)
+ROUGH = Quantization(bits=Bits(weights=2, ends=2), samples=64)
 QUICK = Rounding(steps=150)
 
 
@@ -123,7 +123,7 @@ def test_a_learned_weight_is_one_of_the_two_integers_around_it(net: pl.Model, ta
 
 def test_learned_rounding_of_a_trained_network_wins_back_accuracy() -> None:
     def score(how: str | Rounding) -> float:
-        made = quantize(trained(), digits(), NUMERICS, Quantization(weights=2, ends=2, rounding=how))
+        made = quantize(trained(), digits(), NUMERICS, Quantization(bits=Bits(weights=2, ends=2), rounding=how))
         return pl.measure(made, digits(), split="validation")["quality"].value
 
     assert score(replace(QUICK, steps=300)) > score("nearest")
@@ -180,8 +180,8 @@ def test_damage_is_what_the_weights_of_one_layer_do(net: pl.Model, task: Task) -
 
 
 def test_mixed_bits_keep_to_their_mean_and_change_less_than_equal_ones(net: pl.Model, task: Task) -> None:
-    equal = Quantization(weights=3, ends=3, samples=64)
-    mixed = quantize(net, task, NUMERICS, replace(equal, weights=8, ends=2, mixed=3.0))
+    equal = Quantization(bits=Bits(weights=3, ends=3), samples=64)
+    mixed = quantize(net, task, NUMERICS, replace(equal, bits=Bits(ends=2, mixed=3.0)))
     bits, elements = [], []
     for node in mixed.nodes:
         if packet(node) == "quantize_per_channel":
@@ -200,16 +200,20 @@ def test_mixed_bits_keep_to_their_mean_and_change_less_than_equal_ones(net: pl.M
         ({"layers": {"head": 16}}, "head takes 2 to 8 bits, got 16"),
         ({"weights": True}, "got True"),
         ({"mixed": 1.5}, "2 to 8 bits in the mean"),
-        ({"rounding": "down"}, "choose nearest, gptq, adaround, block"),
     ],
 )
 def test_bits_that_there_are_not_are_refused_before_any_work(options: dict, told: str) -> None:
     with pytest.raises(PacklightError, match=told):
-        Quantization(**options)
+        Bits(**options)
+
+
+def test_rounding_that_there_is_not_is_refused() -> None:
+    with pytest.raises(PacklightError, match="choose nearest, gptq, adaround, block"):
+        Quantization(rounding="down")
 
 
 def test_layers_get_the_bits_that_their_names_say(net: pl.Model, task: Task) -> None:
-    small = quantize(net, task, NUMERICS, Quantization(weights=4, layers={"*": 3, "b": 6, "head": 8}))
+    small = quantize(net, task, NUMERICS, Quantization(bits=Bits(weights=4, layers={"*": 3, "b": 6, "head": 8})))
     found = {}
     for node in small.nodes:
         if packet(node) == "quantize_per_channel":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_tasks import digits, trained
 
-from packlight.passes.quantize import Quantization, quantize
+from packlight.passes.quantize import Bits, Quantization, quantize
 from packlight.targets import Child, Runner, export, get
 
 ORT = get("onnxruntime")
@@ -16,7 +16,7 @@ ORT = get("onnxruntime")
 @pytest.mark.parametrize(("weights", "activations"), [(4, 8), (2, 4), (8, 3), (4, None)])
 def test_the_file_of_few_bits_agrees_with_the_model(weights, activations, tmp_path, exporter: Child):
     pytest.importorskip("onnxruntime", reason="pip install 'packlight[onnxruntime]'")
-    options = Quantization(weights=weights, activations=activations, ends=min(weights, activations or 8))
+    options = Quantization(bits=Bits(weights=weights, activations=activations, ends=min(weights, activations or 8)))
     small = quantize(trained(), digits(), ORT.numerics, options)
     artifact = export(small, tmp_path / "small.onnx", ORT, exporter=exporter)
     x = digits().test.inputs[0][:64]

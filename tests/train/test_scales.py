@@ -12,7 +12,7 @@ import packlight as pl
 from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
 from packlight.model.operators import load_quantized_operators, packet
-from packlight.passes.quantize import Quantization, quantize
+from packlight.passes.quantize import Bits, Quantization, quantize
 from packlight.targets import get
 from packlight.train import Distill, Fit, LearnScales, fit
 from packlight.train.taps import straight_through
@@ -24,7 +24,7 @@ HOW = Fit(epochs=2, batch=64, learning_rate=0.02)
 
 @pytest.fixture(scope="module")
 def rough() -> pl.Model:
-    return quantize(trained(), digits(), NUMERICS, Quantization(weights=2, activations=2, ends=2))
+    return quantize(trained(), digits(), NUMERICS, Quantization(bits=Bits(weights=2, activations=2, ends=2)))
 
 
 def test_the_gradient_of_a_scale_is_that_of_the_paper() -> None:

@@ -40,6 +40,12 @@ class Placement:
     readers: dict[Node, list[Node]] = field(default_factory=dict)
     kept_float: dict[str, str] = field(default_factory=dict)
 
+    def root(self, value: Node) -> Node:
+        """The value whose scale this one takes; itself, where it has its own."""
+        while value in self.inherits:
+            value = self.inherits[value]
+        return value
+
 
 def place(model: Model, numerics: Numerics, exclude: Sequence[str] = ()) -> Placement:
     """Decide for every operator of a (propagated) Model. exclude: layer-name patterns that stay in float."""

@@ -8,9 +8,8 @@ only. Scheme: Jacob et al. 2018 (arXiv 1712.05877), section 2, with per-channel 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch.fx import Node
@@ -24,10 +23,10 @@ from packlight.model.operators import kind, load_quantized_operators, packet
 from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of
 from packlight.passes.fold import fold
+from packlight.passes.quantize.bits import Bits, chosen_bits
 from packlight.passes.quantize.calibrate import Histogram, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.gptq import gptq
-from packlight.passes.quantize.mixed import assign, damages
 from packlight.passes.quantize.placement import Kernel, Placement, place
 from packlight.passes.quantize.ranges import affine, room_for_bias, weight_scales
 from packlight.passes.quantize.rounding import NAMED, Rounding, learn_rounding
@@ -42,44 +41,23 @@ class Quantization:
     """Options of the pass.
 
     ranges: "mse" (clip where that lowers the squared error) or "minmax" (the extremes seen). samples: >= 1,
-    calibration samples to run. exclude: layer-name patterns (shell wildcards) that stay in float. weights: bits of
-    weights, 2 to 8. activations: bits of activations, 2 to 8; None: they stay in float. ends: bits of what the first
-    and the last layers read and of their weights, where that is more than the others'. layers: bits of weights by
-    layer-name pattern, over `weights` and `ends`; of several patterns that fit the last counts.
-    mixed: bits a weight in the mean, of which each layer gets 2 to 8, as measured to change the outputs least;
-    `layers` and `ends` hold.
-    rounding: "nearest", "gptq", "adaround" (layer by layer), "block" (block by block, activations quantized at
-    random), or a Rounding of your own. mode: "static" (ranges of activations
-    from calibration data) or "dynamic" (taken at run time, where the target can; no data needed).
+    calibration samples to run. exclude: layer-name patterns (shell wildcards) that stay in float. bits: of weights and
+    activations. rounding: "nearest", "gptq", "adaround" (layer by layer), "block" (block by block, activations
+    quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data) or
+    "dynamic" (taken at run time, where the target can; no data needed).
     """
 
     ranges: str = "mse"
     samples: int = 256
     exclude: tuple[str, ...] = ()
-    weights: int = 8
-    activations: int | None = 8
-    ends: int = 8
-    layers: Mapping[str, int] = field(default_factory=dict)
-    mixed: float | None = None
+    bits: Bits = field(default_factory=Bits)
     rounding: str | Rounding = "nearest"
     mode: str = "static"
 
     def __post_init__(self) -> None:
-        given: dict[str, Any] = {"weights": self.weights, "activations": self.activations, "ends": self.ends}
-        for name, bits in (given | dict(self.layers)).items():
-            if name == "activations" and bits is None:
-                continue
-            if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
-                raise PacklightError(f"quantization of {name} takes 2 to 8 bits, got {bits!r}")
-        if self.ranges not in ("mse", "minmax"):
-            raise PacklightError(f"ranges {self.ranges!r}: choose mse or minmax")
-        if self.mode not in ("static", "dynamic"):
-            raise PacklightError(f"mode {self.mode!r}: choose static or dynamic")
         known = ("nearest", "gptq", *NAMED)
         if not isinstance(self.rounding, Rounding) and self.rounding not in known:
             raise PacklightError(f"rounding {self.rounding!r}: choose {', '.join(known)}")
-        if self.mixed is not None and not 2 <= self.mixed <= 8:
-            raise PacklightError(f"mixed precision takes 2 to 8 bits in the mean, got {self.mixed}")
         if self.samples < 1:
             raise PacklightError(f"calibration needs samples >= 1, got {self.samples}")
 
@@ -112,21 +90,20 @@ def quantize(
     if not placement.kernels and not stored:
         reasons = "; ".join(f"{k}: {v}" for k, v in list(placement.kept_float.items())[:3])
         raise PacklightError(f"nothing in {model.name} can be quantized for this target ({reasons or 'no layer fits'})")
-    looks = bool(placement.values) or options.rounding != "nearest" or options.mixed is not None
+    looks = bool(placement.values) or options.rounding != "nearest" or options.bits.mixed is not None
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
-    bits = _bits(model, placement, options)
-    if options.mixed is not None:
-        bits |= _mixed(model, placement, numerics, options, bits, calibration)
+    search = options.ranges == "mse"
+    bits = chosen_bits(model, placement, options.bits, numerics.weight, calibration, search)
     whole = model.copy()
-    if options.activations is None:
+    if options.bits.activations is None:
         placement.values = []
-    observed = [v for v in placement.values if _root(v, placement) is v]
+    observed = [v for v in placement.values if placement.root(v) is v]
     histograms = observe(model, observed, calibration, on_batch) if observed else {}
     _insert_activations(model, placement, histograms, numerics.activation, options.ranges, bits)
-    if options.mode == "dynamic" and options.activations is not None:
+    if options.mode == "dynamic" and options.bits.activations is not None:
         insert_dynamic(model, placement.kernels, numerics)
-    store(model, stored, replace(numerics.weight, bits=8, per_channel=True), search=options.ranges == "mse")
+    store(model, stored, replace(numerics.weight, bits=8, per_channel=True), search=search)
     for kernel in placement.kernels:
         if kernel.group.weighted:
             form = replace(numerics.weight, bits=bits[kernel.first])
@@ -155,62 +132,9 @@ def _round(
     return []
 
 
-def _bits(model: Model, placement: Placement, options: Quantization) -> dict[Node, int]:
-    """Of every weighted kernel's weight, by its first node, and of every value that is quantized for itself."""
-    found = dict.fromkeys(placement.values, options.activations or 8)
-    ends = max(options.ends, options.weights)
-    first, last = ends_of(model, placement)
-    named = {model.layer(k.first): k.first for k in placement.kernels if k.group.weighted}
-    for kernel in placement.kernels:
-        if kernel.group.weighted:
-            end = kernel.first in first or kernel.first in last
-            found[kernel.first] = ends if end else options.weights
-            for value in kernel.inputs if end and options.activations else ():
-                found[_root(value, placement)] = max(options.ends, options.activations or 0)
-    for pattern, bits in options.layers.items():
-        for name in matching(list(model.layers()), (pattern,)) & named.keys():
-            found[named[name]] = bits
-    return found
-
-
-def _mixed(
-    model: Model, placement: Placement, numerics: Numerics, options: Quantization, bits: dict[Node, int],
-    calibration: Sequence[tuple[torch.Tensor, ...]],
-) -> dict[Node, int]:  # fmt: skip
-    """Bits of weights by their layer's node, measured and solved for."""
-    assert options.mixed is not None
-    layers = {model.layer(k.first): k.first for k in placement.kernels if k.group.weighted}
-    named = matching(list(model.layers()), tuple(options.layers)) if options.layers else set()
-    ends = set().union(*ends_of(model, placement)) if options.ends > options.mixed else set()
-    fixed = {name: bits[node] for name, node in layers.items() if name in named or node in ends}
-    search = options.ranges == "mse"
-    table = damages(model, list(layers.values()), numerics.weight, calibration, search=search)
-    return {layers[name]: n for name, n in assign(table, options.mixed, fixed).items()}
-
-
-def ends_of(model: Model, placement: Placement) -> tuple[set[Node], set[Node]]:
-    """The weighted kernels that no other one comes before, and those that no other one comes after."""
-    weighted = {k.first for k in placement.kernels if k.group.weighted}
-    fed: set[Node] = set()
-    for node in model.nodes:
-        if any(n in weighted or n in fed for n in node.all_input_nodes):
-            fed.add(node)
-    read: set[Node] = set()
-    for node in reversed(list(model.nodes)):
-        if any(n in weighted or n in read for n in node.users):
-            read.add(node)
-    return weighted - fed, weighted - read
-
-
 def is_quantized(model: Model) -> bool:
     """Whether the graph holds quantize/dequantize operators."""
     return any(kind(n) == "quantize" for n in model.nodes)
-
-
-def _root(value: Node, placement: Placement) -> Node:
-    while value in placement.inherits:
-        value = placement.inherits[value]
-    return value
 
 
 def _insert_activations(
@@ -220,8 +144,8 @@ def _insert_activations(
     graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
     dtype = torch.int8 if form.signed else torch.uint8
     for value in placement.values:
-        form = replace(form, bits=bits[_root(value, placement)])
-        low, high = histograms[_root(value, placement)].range(how, form)
+        form = replace(form, bits=bits[placement.root(value)])
+        low, high = histograms[placement.root(value)].range(how, form)
         scale, zero = affine(torch.tensor(low), torch.tensor(high), form)
         settings = (float(scale), int(zero), form.low, form.high, dtype)
         with graph.inserting_after(value):
