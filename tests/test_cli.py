@@ -175,7 +175,7 @@ def compress(**changes: str) -> tuple[str, ...]:
         (("inspect", "net.plm", "--batch", "many"), "'--batch': .*valid integer"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.onnx"), "networks are saved as .plm files"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "no/q.plm"), "folder no does not exist"),
-        (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--ranges", "kl"), "choose mse or minmax"),
+        (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--ranges", "kl"), "choose mse, minmax"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--samples", "0"), "samples >= 1"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--weights", "1"), "weights takes 2 to 8 bits"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--layer", "head"), "e.g. 'head\\*=8'"),

@@ -119,7 +119,7 @@ def quantize(
     out: OutFile,
     target: TargetOption = "onnxruntime",
     exclude: ExcludeOption = None,
-    ranges: Annotated[str, typer.Option(help="mse or minmax.")] = "mse",
+    ranges: Annotated[str, typer.Option(help="mse, minmax, average, percentile or entropy.")] = "mse",
     samples: Annotated[int, typer.Option(help="Calibration samples to run.")] = 256,
     mode: Annotated[str, typer.Option(help="static, or dynamic: ranges taken at run time.")] = "static",
     weights: Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")] = 8,

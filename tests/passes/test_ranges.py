@@ -13,7 +13,9 @@ from packlight.passes.quantize.calibrate import Histogram
 from packlight.passes.quantize.ranges import (
     affine,
     best_range,
+    entropy_range,
     fake_quantize,
+    percentile_range,
     room_for_bias,
     weight_scales,
 )
@@ -122,3 +124,31 @@ def test_a_channel_of_zero_weights_gets_a_scale_that_its_bias_fits_in() -> None:
     assert 1 / (0.1 * float(scales[1])) == pytest.approx(2**30, rel=1e-6)
     shared = room_for_bias(torch.tensor([1e-12]), torch.tensor([1.0, -4.0]), 0.1)
     assert 4 / (0.1 * float(shared)) == pytest.approx(2**30, rel=1e-6)
+
+
+def test_a_percentile_leaves_out_the_tails_and_no_more() -> None:
+    edges = torch.linspace(-1, 1, 1001, dtype=torch.float64)
+    counts = torch.ones(1000)
+    low, high = percentile_range(counts, edges, 0.9)
+    assert low == pytest.approx(-0.9, abs=0.005) and high == pytest.approx(0.9, abs=0.005)
+    counts[:500] = 0
+    assert percentile_range(counts, edges)[0] == pytest.approx(0.0, abs=1e-9)
+    assert percentile_range(torch.zeros(1000), edges) == (0.0, 0.0)
+
+
+def test_entropy_clips_a_thin_tail_at_few_bits_and_keeps_an_even_range() -> None:
+    edges = torch.linspace(0, 8, 4097, dtype=torch.float64)
+    centres = (edges[1:] + edges[:-1]) / 2
+    four = Format(4, signed=False, symmetric=False)
+    low, high = entropy_range((1e6 * (-4 * centres).exp()).floor(), edges, four)
+    assert low == 0 and high < 0.8 * 8 * 0.45
+    assert entropy_range(torch.ones(4096), edges, four)[1] == pytest.approx(8, rel=0.02)
+    assert entropy_range(torch.zeros(4096), edges, four) == (0.0, 0.0)
+
+
+def test_the_moving_average_of_extremes_forgets_a_single_batch() -> None:
+    histogram = Histogram()
+    for top in (1.0, 1.0, 11.0, 1.0):
+        histogram.add(torch.tensor([0.0, top]))
+    low, high = histogram.range("average", U8)
+    assert low == 0 and high == pytest.approx(1 + 0.1 * 10 * 0.9) and histogram.range("minmax", U8) == (0.0, 11.0)

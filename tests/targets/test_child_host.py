@@ -100,7 +100,7 @@ def test_a_hang_ends_within_the_limit(child, fault, tmp_path):
 
 
 def test_a_child_that_prints_without_end_does_not_fill_the_disk(child, tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "_MAX_LOG", 1 << 20)
+    monkeypatch.setattr(process, "_MAX_LOG", 1 << 14)
     trimmed = []
     trim = process.os.ftruncate
     monkeypatch.setattr(process.os, "ftruncate", lambda *where: trimmed.append(trim(*where)))

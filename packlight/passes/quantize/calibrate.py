@@ -12,10 +12,12 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Format
-from packlight.passes.quantize.ranges import best_range
+from packlight.passes.quantize.ranges import best_range, entropy_range, percentile_range
 from packlight.passes.watch import Watch
 
 _BINS = 4096
+_MOVES = 0.1  # share of a batch in the moving average of extremes
+RANGES = ("mse", "minmax", "average", "percentile", "entropy")
 _SAMPLED = 1 << 16
 _BODY = 0.999  # share of magnitudes that are sampled
 
@@ -30,11 +32,14 @@ class Histogram:
 
     def __init__(self) -> None:
         self.low, self.high, self.reach = math.inf, -math.inf, 0.0
+        self.average: tuple[float, float] | None = None  # of the batches' extremes, moving
         self.counts = torch.zeros(_BINS, dtype=torch.float64)
 
     def add(self, x: Tensor) -> None:
         low, high = (float(v) for v in torch.aminmax(x))
         self.low, self.high = min(self.low, low), max(self.high, high)
+        before = self.average or (low, high)
+        self.average = before[0] + _MOVES * (low - before[0]), before[1] + _MOVES * (high - before[1])
         reach = max(abs(low), abs(high))
         if not math.isfinite(reach):
             return
@@ -60,11 +65,21 @@ class Histogram:
         self.counts += step * counted.double() + torch.histc(large, _BINS, -self.reach, self.reach)
 
     def range(self, how: str, form: Format) -> tuple[float, float]:
-        """(low, high) to represent: "minmax" the extremes, "mse" the range of least squared error inside them."""
+        """(low, high) to represent: "minmax" the extremes, "average" their moving average over batches; inside the
+        extremes, "mse" the range of least squared error, "percentile" all but a ten-thousandth of the values, "entropy"
+        the range that loses the least information."""
         if how == "minmax" or self.reach == 0.0:
             return self.low, self.high
+        if how == "average" and self.average is not None:
+            return self.average
         edges = torch.linspace(-self.reach, self.reach, _BINS + 1, dtype=torch.float64)
-        low, high = best_range(self.counts, edges, form)
+        match how:
+            case "percentile":
+                low, high = percentile_range(self.counts, edges)
+            case "entropy":
+                low, high = entropy_range(self.counts, edges, form)
+            case _:
+                low, high = best_range(self.counts, edges, form)
         return max(low, self.low), min(high, self.high)
 
 

@@ -24,7 +24,7 @@ from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of
 from packlight.passes.fold import fold
 from packlight.passes.quantize.bits import Bits, chosen_bits
-from packlight.passes.quantize.calibrate import Histogram, observe
+from packlight.passes.quantize.calibrate import RANGES, Histogram, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.gptq import gptq
 from packlight.passes.quantize.placement import Kernel, Placement, place
@@ -40,8 +40,10 @@ _BATCH = 32
 class Quantization:
     """Options of the pass.
 
-    ranges: "mse" (clip where that lowers the squared error) or "minmax" (the extremes seen). samples: >= 1,
-    calibration samples to run. exclude: layer-name patterns (shell wildcards) that stay in float. bits: of weights and
+    ranges: of activations: "mse" (clip where that lowers the squared error), "minmax" (the extremes seen), "average"
+    (their moving average over batches), "percentile" (all but a ten-thousandth of the values) or "entropy" (least
+    information lost); weights are clipped by squared error, but not at all with "minmax". samples: >= 1, calibration
+    samples to run. exclude: layer-name patterns (shell wildcards) that stay in float. bits: of weights and
     activations. rounding: "nearest", "gptq", "adaround" (layer by layer), "block" (block by block, activations
     quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data) or
     "dynamic" (taken at run time, where the target can; no data needed).
@@ -58,6 +60,10 @@ class Quantization:
         known = ("nearest", "gptq", *NAMED)
         if not isinstance(self.rounding, Rounding) and self.rounding not in known:
             raise PacklightError(f"rounding {self.rounding!r}: choose {', '.join(known)}")
+        if self.ranges not in RANGES:
+            raise PacklightError(f"ranges {self.ranges!r}: choose {', '.join(RANGES)}")
+        if self.mode not in ("static", "dynamic"):
+            raise PacklightError(f"mode {self.mode!r}: choose static or dynamic")
         if self.samples < 1:
             raise PacklightError(f"calibration needs samples >= 1, got {self.samples}")
 
@@ -93,7 +99,7 @@ def quantize(
     looks = bool(placement.values) or options.rounding != "nearest" or options.bits.mixed is not None
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
-    search = options.ranges == "mse"
+    search = options.ranges != "minmax"
     bits = chosen_bits(model, placement, options.bits, numerics.weight, calibration, search)
     whole = model.copy()
     if options.bits.activations is None:
@@ -107,7 +113,7 @@ def quantize(
     for kernel in placement.kernels:
         if kernel.group.weighted:
             form = replace(numerics.weight, bits=bits[kernel.first])
-            _insert_weight(model, kernel, form, options.ranges)
+            _insert_weight(model, kernel, form, search)
     left = _round(propagate(model.tidy()), whole, calibration, options.rounding, on_block)
     placement_notes = [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
     model.notes = (
@@ -157,12 +163,12 @@ def _insert_activations(
             reader.replace_input_with(value, dq)
 
 
-def _insert_weight(model: Model, kernel: Kernel, form: Format, how: str) -> None:
+def _insert_weight(model: Model, kernel: Kernel, form: Format, search: bool) -> None:
     graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
     source = kernel.first.args[1]
     assert isinstance(source, Node)
     name, layer = str(source.target), model.layer(kernel.first)
-    scales = weight_scales(model.tensor(source), form, search=how == "mse")
+    scales = weight_scales(model.tensor(source), form, search=search)
     scales = _with_room_for_bias(model, kernel.first, scales)
     model.set_tensor(f"{name}_scale", scales)
     model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
