@@ -181,6 +181,15 @@ def test_with_a_task_and_training_the_score_stands_beside_a_control(run, tmp_pat
     assert [s.name for s in lineage[-2:]] == ["prune", "finetune"] and lineage[-1].options["teacher"] == "digits-net"
 
 
+def test_channels_that_fade_are_cut_at_the_end_of_the_training(run, tmp_path):
+    words = prune(*TASK, "--epochs", "1", "--gradual", "--no-control", out=str(tmp_path / "p.plm"))
+    code, _, error = run(*words)
+    assert code == 0, error
+    lineage = pl.load(tmp_path / "p.plm").lineage
+    assert [s.name for s in lineage[-2:]] == ["finetune", "prune"] and "gradual" in lineage[-2].options
+    assert run(*prune(*TASK, "--gradual"))[0] == 2
+
+
 def test_json_is_all_of_it_and_sensitivity_is_by_family(run, tmp_path):
     words = prune(*TASK, "--no-compensate", "--sensitivity", "--json", "--keep", "0.7", out=str(tmp_path / "p.plm"))
     code, out, _ = run(*words)

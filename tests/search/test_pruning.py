@@ -215,7 +215,7 @@ def test_channels_fade_while_it_trains_and_are_cut_at_its_end() -> None:
     stages: list[str] = []
     options = pl.Pruning(0.4)
     found = pruned(
-        trained(), digits(), options, gradual=pl.Gradual(end=0.5, every=2), options_fit=Fit(epochs=1, batch=64),
+        trained(), digits(), options, gradual=pl.Gradual(end=0.5), options_fit=Fit(epochs=1, batch=64),
         on_stage=stages.append, control=False,
     )  # fmt: skip
     assert 0.28 <= params(found.model) / params(trained()) <= 0.4 and "training while channels fade" in stages
@@ -236,7 +236,7 @@ def test_what_fades_is_zero_at_the_end_may_come_back_before_and_follows_the_sche
         def weight(self, name: str) -> torch.Tensor:
             return self.groups.labelled.model.named_tensors()[name]
 
-    hook = Watched(pl.Pruning(0.4), Gradual(end=0.5, every=3))
+    hook = Watched(pl.Pruning(0.4), Gradual(end=0.5, times=4))
     made = fit(trained(), digits(), Fit(epochs=1, batch=64, learning_rate=0.1), hooks=[hook])
     faded, zero = zip(*seen, strict=True)
     assert faded[0] == 0 and list(faded) == sorted(faded) and faded[len(faded) // 4] < faded[-1]
@@ -249,15 +249,16 @@ def test_what_fades_is_zero_at_the_end_may_come_back_before_and_follows_the_sche
 
 
 def test_a_faded_channel_that_training_moves_far_stays() -> None:
-    hook = Fade(pl.Pruning(0.7, by="channels"), Gradual(begin=0, end=0.9, every=1))
+    hook = Fade(pl.Pruning(0.7, by="channels"), Gradual(begin=0, end=0.9, times=10))
     run = Run(trained().copy(), steps=10)
     hook.start(run)
-    run.step, run.progress = 1, 0.8
+    run.step, run.progress = 8, 0.75
     hook.after_step(run)
     first = hook.gone.copy()
     with torch.no_grad():
         for name, mask in hook.masks.items():
             run.model.named_tensors()[name].add_(100 * (1 - mask))
+    run.step, run.progress = 9, 0.85
     hook.after_step(run)
     assert first.any() and not (first & hook.gone).any()
 
@@ -266,7 +267,7 @@ def test_a_faded_channel_that_training_moves_far_stays() -> None:
     ("make", "told"),
     [
         (lambda: Gradual(begin=0.5, end=0.5), "begin < end"),
-        (lambda: Gradual(every=0), "every >= 1"),
+        (lambda: Gradual(times=0), "times >= 1"),
         (lambda: Fade(pl.Pruning(score="taylor")), "score of weights alone"),
         (lambda: Fade(pl.Pruning(by="latency")), "no latency"),
     ],
@@ -279,7 +280,7 @@ def test_gradual_pruning_says_what_it_takes(make: Callable[[], object], told: st
 def test_a_killed_gradual_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
     how, kept = Fit(epochs=0.6, batch=64), tmp_path / "run.ckpt"
-    pruning, gradual = pl.Pruning(0.4), Gradual(end=0.6, every=2)
+    pruning, gradual = pl.Pruning(0.4), Gradual(end=0.6, times=8)
     straight = fit(trained(), digits(), how, hooks=[whole := Fade(pruning, gradual)])
 
     def stop(progress: Progress) -> None:

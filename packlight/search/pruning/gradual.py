@@ -26,18 +26,18 @@ from packlight.train import Hook, Run
 
 @dataclass(frozen=True)
 class Gradual:
-    """begin, end: shares of the run, 0 <= begin < end <= 1, between which channels fade. every: >= 1, steps between two
-    choices of what fades."""
+    """begin, end: shares of the run, 0 <= begin < end <= 1, between which channels fade. times: >= 1, how often what
+    fades is chosen, evenly over them."""
 
     begin: float = 0.0
     end: float = 0.6
-    every: int = 50
+    times: int = 20
 
     def __post_init__(self) -> None:
-        if not 0 <= self.begin < self.end <= 1 or self.every < 1:
+        if not 0 <= self.begin < self.end <= 1 or self.times < 1:
             raise PacklightError(
-                f"gradual pruning takes 0 <= begin < end <= 1 and every >= 1, got {self.begin}, {self.end} and "
-                f"{self.every}"
+                f"gradual pruning takes 0 <= begin < end <= 1 and times >= 1, got {self.begin}, {self.end} and "
+                f"{self.times}"
             )
 
     def at(self, progress: float) -> float:
@@ -53,6 +53,7 @@ class Fade(Hook):
     families: list[Family]
     gone: Flags
     done: bool
+    turn: int
 
     def __init__(self, pruning: Pruning, how: Gradual = Gradual()):
         if pruning.score in NEEDS_DATA or pruning.by == "latency":
@@ -66,14 +67,16 @@ class Fade(Hook):
     def start(self, run: Run) -> None:
         self.groups, self.families = families_of(run.model, self.pruning)
         self.groups.labelled = self.groups.labelled.on(run.model)
+        self.turn = 0
         self._take(np.zeros(self.groups.count, bool))
 
     def settled(self, progress: float) -> bool:
         return progress >= self.how.end
 
     def after_step(self, run: Run) -> None:
-        fading = self.how.begin < run.progress < self.how.end
-        if fading and run.step % self.how.every == 0:
+        share = (run.progress - self.how.begin) / (self.how.end - self.how.begin)
+        if 0 < share < 1 and int(share * self.how.times) > self.turn:
+            self.turn = int(share * self.how.times)
             self._choose(self.how.at(run.progress))
             self._clear()
         elif run.progress >= self.how.end:
@@ -106,9 +109,10 @@ class Fade(Hook):
                 named[name].mul_(mask.to(named[name].device))
 
     def state(self) -> dict[str, Any]:
-        return {"gone": torch.from_numpy(self.gone), "done": self.done}
+        return {"gone": torch.from_numpy(self.gone), "done": self.done, "turn": self.turn}
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        self.turn = int(state["turn"])
         self._take(state["gone"].cpu().numpy(), bool(state["done"]))
 
     def options(self) -> dict[str, Any]:

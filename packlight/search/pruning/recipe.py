@@ -1,7 +1,7 @@
 """Pruning with its training as a YAML file, by the names of the option classes.
 
 pruning: {keep: 0.5, by: macs, kinds: [channels], exclude: [head*]}
-steps: 3  # or, in one run, gradual: {end: 0.6, every: 50}
+steps: 3  # or, in one run, gradual: {end: 0.6, times: 20}
 samples: 512
 compensate: true
 teacher: true
@@ -68,7 +68,7 @@ def prune_recipe(given: Any, where: str = "recipe") -> PruneRecipe:
     if given.get("gradual"):
         told = {} if given["gradual"] is True else given["gradual"]
         if not isinstance(told, Mapping):
-            raise PacklightError(f"{where}: gradual is true or a mapping of begin, end, every, got {told!r}")
+            raise PacklightError(f"{where}: gradual is true or a mapping of begin, end, times, got {told!r}")
         plain["gradual"] = from_mapping(Gradual, told, f"{where}: gradual")
     training = None
     if given.get("finetune") is not None:
