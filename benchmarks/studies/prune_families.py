@@ -8,16 +8,15 @@ transformers, timm's own at small images. One thread, one child process.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, environments
+from benchmarks import environments
 from benchmarks.ledger import Finding, finding
-from benchmarks.studies.prune_zoo import SMALL, check, parameters, serve, surroundings
+from benchmarks.studies.prune_zoo import SMALL, check, complete, parameters, serve
 from packlight.measure import Measurement, intervals
 
 ENVIRONMENT = "families"
@@ -29,7 +28,7 @@ def study(folder: Path) -> Iterator[Finding]:
     path = folder / f"{ENVIRONMENT}.jsonl"
     python = environments.make(ENVIRONMENT)
     command = [str(python), "-m", "benchmarks.studies.prune_families", str(path)]
-    subprocess.run(command, cwd=ROOT, check=True, env=surroundings())
+    complete(command)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for library in LIBRARIES:
         mine = [row for row in rows if row["name"].startswith(f"{library}/")]
@@ -94,4 +93,4 @@ def pruned(name: str) -> dict[str, Any]:
 if __name__ == "__main__":
     from benchmarks.families import NAMES
 
-    serve(Path(sys.argv[1]), sys.argv[2:] or NAMES, pruned)
+    sys.exit(serve(Path(sys.argv[1]), sys.argv[2:] or NAMES, pruned))

@@ -24,6 +24,7 @@ from packlight.measure import Measurement, intervals
 TOOLS = {"packlight": "packlight", "Torch-Pruning": "torch_pruning"}  # → environment
 SMALL = 0.6
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_AT_ONCE, _MORE = 25, 75  # networks a child; its exit code where there are more
 LIMIT_S = 180  # a network
 
 
@@ -32,7 +33,7 @@ def study(folder: Path) -> Iterator[Finding]:
         path = folder / f"{environment}.jsonl"
         python = environments.make(environment)
         command = [str(python), "-m", "benchmarks.studies.prune_zoo", tool, str(path)]
-        subprocess.run(command, cwd=ROOT, check=True, env=surroundings())
+        complete(command)
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for row in rows:
             share = Measurement.exact(100 * row["kept"], "%") if row.get("kept") is not None else None
@@ -55,17 +56,27 @@ def surroundings() -> dict[str, str]:
 # the child
 
 
-def serve(path: Path, names: Iterable[str], measure: Callable[[str], dict[str, Any]]) -> None:
-    """Append a line a network that the file does not have yet: what `measure` finds, or the error that it raises."""
+def complete(command: list[str]) -> None:
+    """Run a child that serves until it is through; what libraries keep in memory goes with each."""
+    while (code := subprocess.run(command, cwd=ROOT, check=False, env=surroundings()).returncode) == _MORE:
+        pass
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+
+
+def serve(path: Path, names: Iterable[str], measure: Callable[[str], dict[str, Any]]) -> int:
+    """Append a line a network that the file does not have yet: what `measure` finds, or the error that it raises. The
+    exit code: 0, or _MORE where there are more than one child takes."""
     import torch
 
     torch.set_num_threads(1)
     done = {json.loads(line)["name"] for line in path.read_text().splitlines()} if path.exists() else set()
     signal.signal(signal.SIGALRM, _too_long)
-    for name in names:
-        if name not in done:
-            with open(path, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps(_row(name, measure)) + "\n")
+    left = [name for name in names if name not in done]
+    for name in left[:_AT_ONCE]:
+        with open(path, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(_row(name, measure)) + "\n")
+    return _MORE if len(left) > _AT_ONCE else 0
 
 
 def _row(name: str, measure: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
@@ -149,4 +160,4 @@ _TOOLS = {"packlight": with_packlight, "Torch-Pruning": with_torch_pruning}
 if __name__ == "__main__":
     from architectures import ARCHITECTURES
 
-    serve(Path(sys.argv[2]), sys.argv[3:] or ARCHITECTURES, _TOOLS[sys.argv[1]])
+    sys.exit(serve(Path(sys.argv[2]), sys.argv[3:] or ARCHITECTURES, _TOOLS[sys.argv[1]]))
