@@ -15,6 +15,7 @@ import packlight as pl
 from packlight.errors import PacklightError
 from packlight.model.numerics import Format
 from packlight.model.operators import load_quantized_operators, packet
+from packlight.networks import transformer_classifier
 from packlight.passes.quantize import Bits, Quantization, quantize
 from packlight.passes.quantize.blocks import Walker, blocks
 from packlight.passes.quantize.gptq import rounded
@@ -219,3 +220,18 @@ def test_layers_get_the_bits_that_their_names_say(net: pl.Model, task: Task) -> 
         if packet(node) == "quantize_per_channel":
             found[small.layer(node).removesuffix(".weight.quantize")] = node.args[4:6]
     assert found == {"stem": (-4, 3), "a": (-4, 3), "b": (-32, 31), "apart": (-4, 3), "head": (-127, 127)}
+
+
+@pytest.mark.parametrize("how", ["gptq", Rounding(steps=5)], ids=["gptq", "block"])
+def test_a_network_that_reads_text_is_rounded_but_for_its_tables(how: str | Rounding) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 30_000, (2, 8))
+    net = pl.load(transformer_classifier(3, tokens=8, width=32, layers=1), (ids, torch.ones_like(ids)))
+    words = np.random.default_rng(0).integers(0, 30_000, (32, 8))
+    task = Task(calibration=((words, np.ones_like(words)), np.zeros(32, np.int64)))
+    options = Quantization(bits=Bits(weights=3, ends=3), rounding=how)
+    small, nearest = (quantize(net, task, NUMERICS, o) for o in (options, replace(options, rounding="nearest")))
+    tables = [n for n in net.named_tensors() if n.startswith(("words", "positions"))]
+    assert tables and all(torch.equal(small.named_tensors()[n], nearest.named_tensors()[n]) for n in tables)
+    assert not torch.equal(small.named_tensors()["head.weight"], nearest.named_tensors()["head.weight"])
+    assert not [note for note in small.notes if "nearest" in note]

@@ -25,7 +25,7 @@ Replaced = Callable[[Node, dict[Node, Any]], Any]
 @dataclass(frozen=True)
 class Block:
     """A stretch of a quantized graph. nodes: in order. inputs: values from before it that it reads. output: the value
-    that it is for. weights: the dequantize nodes of its weights."""
+    that it is for. weights: the dequantize nodes of its layers' weights; tables that are looked up are none."""
 
     nodes: tuple[Node, ...]
     inputs: tuple[Node, ...]
@@ -37,7 +37,7 @@ def blocks(model: Model, *, layers: bool = False) -> list[Block]:
     """The blocks of a quantized Model that have weights, in graph order. layers: every layer with what is fused to it
     (activations that follow it up to where it is quantized) by itself."""
     nodes = list(model.nodes)
-    weights = {n for n in nodes if is_weight(n)}
+    weights = {n for n in nodes if is_weight(n) and all(kind(u) == "contraction" for u in n.users)}
     ends = _after_layers(nodes, weights) if layers else _joints(nodes, weights)
     found = []
     start = 0
