@@ -2,7 +2,8 @@
 
 What the weights of a layer at so many bits do to the outputs is measured, the rest in float: the squared change of the
 outputs over their size. To second order, damages add up (Dong et al. 2019, arXiv 1911.03852, section 3), so that the
-choice is an integer programme: one number of bits a layer, least sum of damages, bytes within the limit.
+choice is an integer programme: one number of bits a layer, least sum of damages, bytes within the limit. It is solved
+by dynamic programming over the bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 from torch.fx import Node
 
@@ -22,6 +22,7 @@ from packlight.model.numerics import Format
 from packlight.passes.quantize.ranges import fake_quantize, weight_scales
 
 CHOICES = (2, 3, 4, 5, 6, 8)
+_UNITS = 100_000  # in which bits are counted where there are more; a layer may seem larger by one
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,29 @@ def assign(table: Sequence[Damage], mean_bits: float, fixed: Mapping[str, int] |
     """Bits by layer: the least sum of damages with at most `mean_bits` a weight. fixed: layers that have theirs.
     Raises PacklightError where even the fewest bits are too many."""
     fixed = fixed or {}
-    pairs = [
-        (i, bits) for i, row in enumerate(table) for bits in sorted(row.change) if fixed.get(row.layer, bits) == bits
-    ]
-    missing = [row.layer for i, row in enumerate(table) if i not in {p[0] for p in pairs}]
-    if missing:
-        raise PacklightError(f"{missing[0]} is set to {fixed[missing[0]]} bits, which is not among {CHOICES}")
-    cost = np.array([table[i].change[bits] for i, bits in pairs])
-    taken = np.array([float(table[i].elements * bits) for i, bits in pairs])
-    one_each = np.array([[float(i == row) for i, _ in pairs] for row in range(len(table))])
+    choices = [sorted(b for b in row.change if fixed.get(row.layer, b) == b) for row in table]
+    for row, bits in zip(table, choices, strict=True):
+        if not bits:
+            raise PacklightError(f"{row.layer} is set to {fixed[row.layer]} bits, which is not among {CHOICES}")
     total = sum(row.elements for row in table)
-    limits = [LinearConstraint(one_each, 1, 1), LinearConstraint(taken[None] / total, -np.inf, mean_bits + 1e-9)]
-    found = milp(
-        cost / (cost.max() or 1), integrality=np.ones(len(pairs), np.int64), bounds=Bounds(0, 1), constraints=limits
-    )
-    if found.x is None:
-        least = sum(min(b for j, b in pairs if j == i) * row.elements for i, row in enumerate(table)) / total
-        raise PacklightError(f"weights cannot have {mean_bits:g} bits in the mean: {least:.2f} is the least here")
-    return {table[i].layer: bits for (i, bits), chosen in zip(pairs, found.x, strict=True) if chosen > 0.5}
+    limit = int(mean_bits * total + 1e-6)
+    least = sum(bits[0] * row.elements for row, bits in zip(table, choices, strict=True))
+    unit = max(1, -(-limit // _UNITS))  # bits that are counted as one
+    best = np.zeros(limit // unit + 1)  # least damage of the layers so far, by units that they may take
+    taken = []
+    for row, bits in zip(table, choices, strict=True):
+        arms = np.full((len(bits), len(best)), np.inf)
+        for arm, b in zip(arms, bits, strict=True):
+            if (cost := -(-row.elements * b // unit)) < len(best):
+                arm[cost:] = best[: len(best) - cost] + row.change[b]
+        taken.append(arms.argmin(0))
+        best = arms.min(0)
+    if least > limit or not np.isfinite(best[-1]):
+        raise PacklightError(
+            f"weights cannot have {mean_bits:g} bits in the mean: {least / total:.2f} is the least here"
+        )
+    found, left = {}, len(best) - 1
+    for row, bits, arm in zip(reversed(table), reversed(choices), reversed(taken), strict=True):
+        found[row.layer] = bits[arm[left]]
+        left -= -(-row.elements * found[row.layer] // unit)
+    return dict(reversed(found.items()))
