@@ -52,7 +52,7 @@ class OnnxRuntime(Target):
             }),
             channel_multiple=16,
             dynamic=frozenset({"linear"}),
-            stored=frozenset({"embedding", "lstm", "gru", "rnn_tanh"}),
+            stored=frozenset({"embedding", "lstm", "gru"}),
         )  # fmt: skip
 
     def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> None:
