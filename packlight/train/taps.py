@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from packlight.errors import PacklightError
@@ -88,7 +88,7 @@ def _steps(x: Tensor, scale: Any, settings: Any) -> tuple[Tensor, Any]:
 def _axes(x: Tensor, scale: Tensor, settings: Any) -> list[int]:
     """The shape of x's rank that scales have."""
     axes = [1] * x.dim()
-    if scale.dim():
+    if scale.numel() > 1:
         axes[settings[1]] = -1
     return axes
 
@@ -109,7 +109,10 @@ def _inside(steps: Tensor, low: int, high: int) -> Tensor:
 def straight_through(
     x: Tensor, quantize: Any, dequantize: Any, low: int, high: int, scale: Any, *settings: Any
 ) -> Tensor:
-    """The call that stands in the graph in training."""
+    """The call that stands in the graph in training. Of scales, parameters alone learn: one taken of the value at run
+    time is as given."""
+    if isinstance(scale, Tensor) and not isinstance(scale, nn.Parameter):
+        scale = scale.detach()
     result: Tensor = StraightThrough.apply(x, scale, quantize, dequantize, low, high, settings)  # type: ignore[no-untyped-call]
     return result
 

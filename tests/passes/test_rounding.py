@@ -208,6 +208,18 @@ def test_bits_that_there_are_not_are_refused_before_any_work(options: dict, told
         Bits(**options)
 
 
+@pytest.mark.parametrize("how", ["gptq", replace(QUICK, layers=True, drop=1.0, scales=False), QUICK],
+                         ids=["gptq", "adaround", "block"])  # fmt: skip
+def test_weights_are_rounded_where_ranges_are_taken_at_run_time(how: str | Rounding) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    net = pl.load(layers.eval(), torch.zeros(2, 16))
+    task = Task(calibration=np.random.default_rng(0).standard_normal((96, 16)).astype(np.float32))
+    rough = Quantization(bits=Bits(weights=3, ends=3), mode="dynamic")
+    nearest, made = (quantize(net, task, NUMERICS, o) for o in (rough, replace(rough, rounding=how)))
+    assert on_grid(made) and off(net, made, task) < 0.7 * off(net, nearest, task)
+
+
 def test_rounding_that_there_is_not_is_refused() -> None:
     with pytest.raises(PacklightError, match="choose nearest, gptq, adaround, block"):
         Quantization(rounding="down")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_tasks import digits, trained
+from torch import nn
 
 import packlight as pl
 from packlight.errors import PacklightError
@@ -29,7 +30,7 @@ def rough() -> pl.Model:
 
 def test_the_gradient_of_a_scale_is_that_of_the_paper() -> None:
     ops = torch.ops.quantized_decomposed
-    x, scale = torch.tensor([[-3.0, 0.13, 0.47, 9.0]]), torch.tensor(0.1, requires_grad=True)
+    x, scale = torch.tensor([[-3.0, 0.13, 0.47, 9.0]]), nn.Parameter(torch.tensor(0.1))
     zero = torch.tensor(0)
     y = straight_through(x, ops.quantize_per_tensor.tensor, ops.dequantize_per_tensor.tensor, -8, 7, scale, zero,
                          -8, 7, torch.int8)  # fmt: skip
@@ -43,7 +44,7 @@ def test_the_gradient_of_a_scale_is_that_of_the_paper() -> None:
 def test_the_gradient_of_a_channel_is_its_own() -> None:
     ops = torch.ops.quantized_decomposed
     w = torch.tensor([[0.13, 9.0], [0.26, -0.13]])
-    scales, zeros = torch.tensor([0.1, 0.2], requires_grad=True), torch.zeros(2, dtype=torch.int64)
+    scales, zeros = nn.Parameter(torch.tensor([0.1, 0.2])), torch.zeros(2, dtype=torch.int64)
     y = straight_through(w, ops.quantize_per_channel.default, ops.dequantize_per_channel.default, -8, 7, scales, zeros,
                          0, -8, 7, torch.int8)  # fmt: skip
     y.sum().backward()
@@ -71,6 +72,17 @@ def test_scales_move_training_gains_and_the_operators_are_what_they_were(rough: 
     assert torch.equal(again.flat(x)[0], made.flat(x)[0])
     artifact = pl.export(made, tmp_path / "net.onnx")
     assert abs(pl.measure(artifact, task)["quality"].value - after.measurement.value) <= 100 / 300
+
+
+def test_a_network_with_ranges_taken_at_run_time_trains() -> None:
+    losses: list[float] = []
+    task = digits()
+    small = quantize(trained(), task, NUMERICS, Quantization(mode="dynamic", bits=Bits(weights=2, ends=2)))
+    for hooks in ([], [LearnScales()]):
+        made = fit(small, task, HOW, hooks=hooks, on_step=lambda p: losses.append(p.loss))
+        assert sum(losses[-5:]) < sum(losses[:5])
+        assert [packet(n) for n in made.nodes] == [packet(n) for n in small.nodes]
+        losses.clear()
 
 
 def test_frozen_scales_stand_still(rough: pl.Model) -> None:

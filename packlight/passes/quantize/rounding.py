@@ -124,8 +124,9 @@ class _Step:
         self.node, self.learned = node, learned
         self.factor = nn.Parameter(torch.zeros(()))
 
-    def value(self, x: Tensor, drop: float) -> Tensor:
-        settings: Any = self.node.args[1:5]
+    def value(self, x: Tensor, env: dict[Node, Any], drop: float) -> Tensor:
+        """env: values so far, among them a scale and a zero point that are taken at run time."""
+        settings: Any = [env[a].detach().to(x.dtype) if isinstance(a, Node) else a for a in self.node.args[1:5]]
         scale, zero, low, high = settings
         scale = scale * self.factor.exp() if self.learned else scale
         steps = x / scale
@@ -149,7 +150,7 @@ def _steps(block: Block, model: Model, learned: bool) -> dict[Node, _Step]:
             shared[node.args[1:3]] = shared.get(node.args[1:3], 0) + 1
     inside = set(block.nodes)
     return {
-        n: _Step(n, learned and shared[n.args[1:3]] == 1)
+        n: _Step(n, learned and shared[n.args[1:3]] == 1 and not isinstance(n.args[1], Node))
         for n in block.nodes
         if packet(n) == "dequantize_per_tensor" and n.args[0] in inside
     }
@@ -169,7 +170,7 @@ def _learn(block: Block, model: Model, given: dict[Node, Any], wanted: Tensor, h
             return env[node]
         if node in steps:
             source: Any = node.args[0]
-            return steps[node].value(env[source.args[0]], how.drop if learning else 0.0)
+            return steps[node].value(env[source.args[0]], env, how.drop if learning else 0.0)
         skipped = [n for n in node.users if n in soft or n in steps]
         return () if packet(node).startswith("quantize_per_") and len(skipped) == len(node.users) else None
 
