@@ -20,7 +20,7 @@ from packlight.measure.machine import cores
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
 from packlight.model import Model, patterns_of
 from packlight.model.file import SUFFIX
-from packlight.passes.batches import batches_of
+from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
@@ -197,8 +197,7 @@ def compare_layers(model: Model, quantized: Model, task: TaskLike, *, samples: i
     with quantized weights, worst first, with the likely cause and what to try. samples: of the task's calibration data.
     """
     data = batches_of(model, _task(task).data("calibration"), samples, 32)
-    whole = [x for x, _ in data if len(x[0]) == len(data[0][0][0])]
-    return layer_errors(model, quantized, whole)
+    return layer_errors(model, quantized, even_batches([x for x, _ in data]))
 
 
 def finetune(

@@ -130,7 +130,7 @@ def _worst(got: Sequence[Array], wanted: Sequence[Array]) -> Difference:
 
 
 def _limit(model: Model, artifact: Artifact) -> float:
-    if any(kind(n) == "quantize" for n in model.nodes):
+    if model.is_quantized:
         return QUANTIZED_LIMIT
     return FLOAT_LIMIT if artifact.manifest["form"] == artifact.target.forms[0] else REDUCED_LIMIT
 

@@ -18,7 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from packlight.errors import PacklightError
 from packlight.model.lineage import Step
-from packlight.model.operators import set_argument
+from packlight.model.operators import kind, set_argument
 from packlight.model.spec import Structure, TensorSpec, restructure
 
 _ANY = 2**31 - 1
@@ -68,6 +68,11 @@ class Model:
         return axis if isinstance(axis, int) else None
 
     # calling
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the graph holds quantize/dequantize operators."""
+        return any(kind(n) == "quantize" for n in self.nodes)
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Any:
         return restructure(self.structure, self.flat(*self._bind(args, kwargs)))

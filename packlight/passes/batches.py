@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,3 +25,8 @@ def batches_of(model: Model, data: Data, samples: int, size: int) -> Samples:
             inputs = tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in batch.inputs)
             found.append((inputs, None if batch.targets is None else torch.from_numpy(np.asarray(batch.targets))))
     return found
+
+
+def even_batches(batches: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """Those as large as the first: without the rest at the end."""
+    return [b for b in batches if len(b[0]) == len(batches[0][0])]

@@ -109,7 +109,7 @@ def replace_head(model: Model, classes: int, seed: int = 0) -> Model:
 
 
 def _classes(model: Model) -> int:
-    if any(kind(n) == "quantize" for n in model.nodes):
+    if model.is_quantized:
         raise PacklightError(
             f"{model.name} is quantized: transfer the float network it was made of, then compress that"
         )

@@ -1,12 +1,5 @@
 """The page of a pruning run in a real headless browser that can reach no network."""
 
-import json
-import os
-import re
-import shutil
-import subprocess
-from html import unescape
-
 import pytest
 from made_results import HOSTILE, number
 
@@ -50,29 +43,9 @@ FOUND = {
 
 
 @pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not found and os.environ.get("CI"):
-        pytest.fail("the report's browser test needs chromium: apt-get install chromium")
-    return found or pytest.skip("no chromium here: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def seen(browser, tmp_path_factory):
+def seen(look):
     """What the probe saw on a page with a layer, a family and a note of a hostile name."""
-    folder = tmp_path_factory.mktemp("pruning")
-    written = folder / "report.html"
-    written.write_text(page(FOUND, "net").replace("</title>", "</title>" + PROBE, 1), encoding="utf-8")
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-dev-shm-usage", "--host-resolver-rules=MAP * 0.0.0.0", "--virtual-time-budget=10000",
-        "--window-size=1200,1600", f"--user-data-dir={folder / 'profile'}", "--dump-dom",
-    ]  # fmt: skip
-    done = subprocess.run([browser, *flags, written.as_uri()], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, "the figure was not drawn: " + done.stderr
-    return json.loads(unescape(found[1]))
+    return look(page(FOUND, "net"), PROBE)
 
 
 def test_nothing_goes_wrong_and_nothing_is_asked_of_the_network(seen):

@@ -12,7 +12,6 @@ from torch import Tensor
 from packlight.errors import PacklightError
 from packlight.model import Model, Step, patterns_of
 from packlight.model.lineage import options_of
-from packlight.model.operators import kind
 from packlight.passes.prune.choose import BY, choose, chosen_families, ranked, share_left
 from packlight.passes.prune.compensate import compensated
 from packlight.passes.prune.cut import cut
@@ -74,7 +73,7 @@ class Pruning:
 
 def prunable(model: Model) -> Groups:
     """What can be cut of a Model, and what cannot and why. The Model is left as it is."""
-    if any(kind(n) == "quantize" for n in model.nodes):
+    if model.is_quantized:
         raise PacklightError(f"{model.name} is quantized: prune the float network it was made of, then quantize that")
     return Groups(label(model.copy().eval()))
 

@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Format
-from packlight.model.operators import kind, load_quantized_operators, packet
+from packlight.model.operators import load_quantized_operators, packet
 from packlight.model.shapes import propagate
 from packlight.passes.fold import fold
 from packlight.passes.quantize.blocks import Batch, Walker, is_weight
@@ -54,7 +54,7 @@ def layer_errors(whole: Model, quantized: Model, batches: Sequence[Batch]) -> li
     """Every layer with quantized weights, worst first by what it adds itself. whole: the float Model that `quantized`
     was made of. batches: inputs of one size."""
     load_quantized_operators()
-    if any(kind(n) == "quantize" for n in whole.nodes):
+    if whole.is_quantized:
         raise PacklightError(f"{whole.name} is quantized; give the float network that the other was made of first")
     whole, quantized = propagate(fold(whole)), quantized.copy().eval()
     known = {n.name: n for n in whole.nodes}

@@ -19,9 +19,9 @@ from packlight.model import Model, Step, matching
 from packlight.model.integers import settle_biases
 from packlight.model.lineage import options_of
 from packlight.model.numerics import Format, Numerics
-from packlight.model.operators import kind, load_quantized_operators, packet
+from packlight.model.operators import load_quantized_operators, packet
 from packlight.model.shapes import propagate
-from packlight.passes.batches import batches_of
+from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
 from packlight.passes.quantize.bits import Bits, chosen_bits
 from packlight.passes.quantize.calibrate import RANGES, Histogram, observe
@@ -84,7 +84,7 @@ def quantize(
     Raises PacklightError for a model that is quantized already, has nothing to quantize, or whose
     calibration data is empty, does not fit or makes the network overflow.
     """
-    if is_quantized(model):
+    if model.is_quantized:
         raise PacklightError(f"{model.name} is quantized already; start from its float version")
     load_quantized_operators()
     model = fold(model)
@@ -131,16 +131,11 @@ def _round(
     """Round the weights as asked for, in place; the layers that were left at the nearest."""
     if how == "nearest":
         return []
-    even = [b for b in calibration if len(b[0]) == len(calibration[0][0])]
+    even = even_batches(calibration)
     if how == "gptq":
         return gptq(model, even, on_block=on_block)
     learn_rounding(model, propagate(whole), even, how if isinstance(how, Rounding) else NAMED[how], on_block)
     return []
-
-
-def is_quantized(model: Model) -> bool:
-    """Whether the graph holds quantize/dequantize operators."""
-    return any(kind(n) == "quantize" for n in model.nodes)
 
 
 def _insert_activations(

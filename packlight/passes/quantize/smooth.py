@@ -23,7 +23,7 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.model import Model, Step, matching
 from packlight.model.lineage import options_of
-from packlight.model.operators import kind, packet
+from packlight.model.operators import packet
 from packlight.passes.batches import batches_of
 from packlight.passes.watch import Watch
 from packlight.task import Task
@@ -62,7 +62,7 @@ def smooth(
     Looks at the task's calibration data. Raises PacklightError where the Model is quantized already: a scale that is
     set belongs to the values as they were.
     """
-    if any(kind(n) == "quantize" for n in model.nodes):
+    if model.is_quantized:
         raise PacklightError(f"{model.name} is quantized already; smooth its float version")
     model = model.copy().eval()
     groups = {
