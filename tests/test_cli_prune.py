@@ -119,6 +119,12 @@ TASK = ("--task", "good.py")
         (prune("--cut", "heads"), "nothing in digits-net can be pruned"),
         (prune("--exclude", "hed"), "no layer matches 'hed'; did you mean head"),
         (prune("--exclude", "*"), "nothing in digits-net can be pruned"),
+        (prune("--layer", "stem"), "--layer stem: give a layer-name pattern and a share"),
+        (prune("--layer", "stem=half"), "--layer stem=half: give"),
+        (prune("--layer", "stem=2"), r"shares of layers in \(0, 1\], got stem: 2.0"),
+        (prune("--layer", "steem=0.5"), "no layer matches 'steem'; did you mean stem"),
+        (prune("--layer", "head=0.5"), "no layer that head names can be pruned"),
+        (prune("--threshold", "-1"), "threshold >= 0"),
         (prune("--steps", "2"), "more than one needs training"),
         (prune("--steps", "0"), "steps >= 1"),
         (prune("--samples", "0", *TASK), "samples >= 1"),
@@ -254,6 +260,16 @@ def test_what_is_excluded_or_must_stay_a_multiple_does(run, tmp_path):
     code, out, _ = run(*prune("--multiple", "4", "--keep", "0.6", "--json", out=str(tmp_path / "p.plm")))
     assert code == 0
     assert all(w["after"] % 4 == 0 for w in json.loads(out)["widths"] if w["after"] != w["before"])
+
+
+def test_layers_have_shares_of_their_own_and_a_threshold_stands_for_a_budget(run, tmp_path):
+    out = tmp_path / "p.plm"
+    code, said, _ = run(*prune("--layer", "b*=0.75", out=out))
+    assert (code, "stem, body 16 → 12" in said) == (0, True)
+    code, said, _ = run(*prune("--threshold", "0", "--json", out=out))
+    assert code == 0
+    found = json.loads(said)
+    assert found["params"][0] == found["params"][1]
 
 
 def test_inspect_tells_what_can_be_cut_and_what_never_is(run):

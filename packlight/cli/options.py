@@ -29,6 +29,15 @@ OutFile = Annotated[Path, typer.Option("--out", help="The .plm file to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder for the artifact, result.json and report.html.")]
 
 
+def pattern_and_share(given: str) -> tuple[str, float]:
+    """PATTERN=SHARE."""
+    pattern, found, share = given.rpartition("=")
+    try:
+        return pattern, float(share if found and pattern else "")
+    except ValueError:
+        raise PacklightError(f"--layer {given}: give a layer-name pattern and a share, e.g. 'stem*=0.75'") from None
+
+
 def pattern_and_bits(given: str) -> tuple[str, int]:
     """PATTERN=BITS."""
     pattern, found, bits = given.rpartition("=")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from packlight.cli import outputs, progress, show, training
-from packlight.cli.options import JsonOption, ModelArgument, OutFile, TargetOption
+from packlight.cli.options import JsonOption, ModelArgument, OutFile, TargetOption, pattern_and_share
 from packlight.errors import PacklightError
 from packlight.report import format as fmt
 
@@ -49,6 +49,12 @@ def prune(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Layer-name pattern to leave whole; may be repeated.")
     ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=SHARE: what layers keep of their width; may be repeated.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Instead of a budget: cut what scores at most this; 1 is a layer's mean.")
+    ] = None,
     blocks: Annotated[Whole, typer.Option(help="Residual blocks to leave out first; default none.")] = None,
     draws: Annotated[Whole, typer.Option(help="With --score random, the best of so many; default 1.")] = None,
     gradual: Annotated[
@@ -86,6 +92,7 @@ def prune(
     pruning = {
         "keep": keep, "by": by, "scope": scope, "score": score, "multiple": multiple, "least": least, "seed": seed,
         "kinds": tuple(cut) if cut else None, "exclude": tuple(exclude) if exclude else None,
+        "layers": dict(pattern_and_share(given) for given in layer) if layer else None, "threshold": threshold,
     }  # fmt: skip
     fit = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
     chosen = _chosen(recipe, pruning, fit, {"steps": steps, "samples": samples, "draws": draws, "blocks": blocks})

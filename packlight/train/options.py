@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from packlight.errors import PacklightError
 
@@ -145,9 +145,8 @@ def check_types(kind: Callable[..., Any], given: Mapping[str, Any], where: str) 
     A whole number may stand for a float; a sequence is not looked into."""
     hints = get_type_hints(kind if is_dataclass(kind) else kind.__init__)
     for name, value in given.items():
-        allowed = [get_origin(t) or t for t in (get_args(hints[name]) or (hints[name],))]
-        if get_origin(hints[name]) is tuple:
-            allowed = [tuple]
+        several = get_origin(hints[name]) in (Union, UnionType)
+        allowed = [get_origin(t) or t for t in (get_args(hints[name]) if several else (hints[name],))]
         fits = [t for t in allowed if isinstance(value, (int, float) if t is float else t)]
         if not fits or (isinstance(value, bool) and bool not in allowed):
             names = " or ".join(_TYPES.get(t, t.__name__) for t in allowed)
@@ -157,5 +156,5 @@ def check_types(kind: Callable[..., Any], given: Mapping[str, Any], where: str) 
 
 _TYPES: dict[type, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list", NoneType: "nothing",
-    Schedule: "a mapping", Engine: "a mapping",
+    Schedule: "a mapping", Engine: "a mapping", Mapping: "a mapping",
 }  # fmt: skip

@@ -3,45 +3,68 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.fx import Node
 
 from packlight.errors import PacklightError
 from packlight.model import matching
-from packlight.model.operators import macs
-from packlight.model.shapes import propagate, shape_of
+from packlight.passes.prune.costs import COSTS
 from packlight.passes.prune.groups import Family, Flags, Groups
 from packlight.passes.prune.labels import Array
-from packlight.passes.prune.walk import Labelled, sizes_along
 
 _STEPS = 24  # halvings of the interval in which the width is searched
 
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """A family's units from the least to the most important. units: [n, m] atoms. scores: [n], normalised."""
+    """A family's units from the least to the most important. units: [n, m] atoms. scores: [n], normalised. share: in
+    (0, 1], of the units that stays whatever the rest does; None: as the budget asks."""
 
     family: Family
     units: Array
     scores: NDArray[np.float64]
+    share: float | None = None
 
 
-def ranked(groups: Groups, families: Sequence[Family], classes: NDArray[np.float64], normalise: str) -> list[Ranked]:
-    """Units of rows are put together from the worst of every row, the second worst, and so on."""
+def ranked(
+    groups: Groups, families: Sequence[Family], classes: NDArray[np.float64], normalise: str,
+    layers: Mapping[str, float] = MappingProxyType({}),
+) -> list[Ranked]:  # fmt: skip
+    """Units of rows are put together from the worst of every row, the second worst, and so on. layers: shares by
+    layer-name pattern."""
     found = []
-    for family in families:
+    for family, share in zip(families, _shares(groups, families, layers), strict=True):
         single = groups.free(family)
         value = {a: float(classes[_counted(groups, a, single)].sum()) for a in family.rows.ravel().tolist()}
         rows = [sorted(r, key=lambda a: (value[a], a)) for r in family.rows.tolist()]
         units = np.array(rows).T
         scores = np.array([sum(value[a] for a in unit) for unit in units.tolist()])
-        found.append(Ranked(family, units, _normalised(scores, normalise)))
+        found.append(Ranked(family, units, _normalised(scores, normalise), share))
     return found
+
+
+def _shares(groups: Groups, families: Sequence[Family], layers: Mapping[str, float]) -> list[float | None]:
+    """Of every family that cuts what a layer of a pattern gives out; of several patterns the last counts."""
+    cuts = [_touched(groups, f) for f in families] if layers else []
+    found: list[float | None] = [None] * len(families)
+    for pattern, share in layers.items():
+        named = _given_out(groups, (pattern,))
+        hit = [i for i, cut in enumerate(cuts) if (cut & named).any()]
+        if not hit:
+            raise PacklightError(f"no layer that {pattern} names can be pruned: it holds no share of its own")
+        for i in hit:
+            found[i] = share
+    return found
+
+
+def _touched(groups: Groups, family: Family) -> Flags:
+    """[classes]: all that goes with any unit of a family."""
+    return groups.closure(groups.unit(family.rows.ravel()))
 
 
 def _counted(groups: Groups, atom: int, single: bool) -> Any:
@@ -57,20 +80,13 @@ def _normalised(scores: NDArray[np.float64], how: str) -> NDArray[np.float64]:
 
 def chosen_families(groups: Groups, kinds: Sequence[str], exclude: Sequence[str]) -> list[Family]:
     """Families of these kinds without what excluded layers give out. Of heads and of their width, heads are cut."""
-    layers = groups.labelled.model.layers()
-    held = np.zeros(groups.count, bool)
-    for name in matching(list(layers), exclude) if exclude else ():
-        found = groups.labelled.layouts[layers[name]]
-        for layout in found if isinstance(found, list) else [found]:
-            for axis in layout:
-                if axis is not None:
-                    held[groups.classes[axis.labels]] = True
+    held = _given_out(groups, exclude)
     wanted = []
     covered: set[int] = set()
     for family in groups.families:
         if family.kind not in kinds:
             continue
-        gone = groups.closure(groups.unit(family.rows.ravel()))
+        gone = _touched(groups, family)
         if (gone & held).any():
             continue
         wanted.append(family)
@@ -79,11 +95,26 @@ def chosen_families(groups: Groups, kinds: Sequence[str], exclude: Sequence[str]
     return [f for f in wanted if f.kind == "heads" or not covered & set(f.rows.ravel().tolist())]
 
 
+def _given_out(groups: Groups, patterns: Sequence[str]) -> Flags:
+    """[classes]: what the layers of these name patterns give out."""
+    layers = groups.labelled.model.layers()
+    held = np.zeros(groups.count, bool)
+    for name in matching(list(layers), patterns) if patterns else ():
+        found = groups.labelled.layouts[layers[name]]
+        for layout in found if isinstance(found, list) else [found]:
+            for axis in layout:
+                if axis is not None:
+                    held[groups.classes[axis.labels]] = True
+    return held
+
+
 def choose(
-    groups: Groups, units: Sequence[Ranked], keep: float, by: str, scope: str, multiple: int, least: float
-) -> Flags:
-    """[classes]: what goes. keep: share of `by` that may stay. least: share of every family that stays at least."""
-    cost = _COSTS[by](groups) if by in _COSTS else None
+    groups: Groups, units: Sequence[Ranked], keep: float, by: str, scope: str, multiple: int, least: float,
+    threshold: float | None = None,
+) -> Flags:  # fmt: skip
+    """[classes]: what goes. keep: share of `by` that may stay. least: share of every family that stays at least.
+    threshold: instead of a budget, units of at most this score go."""
+    cost = COSTS[by](groups) if by in COSTS else None
     whole = cost(np.zeros(groups.count, bool)) if cost else 1.0
     plan = _by_layer if scope == "layer" else _over_all
     cuts = _Cuts(groups)
@@ -91,6 +122,8 @@ def choose(
     def gone(share: float) -> Flags:
         return cuts.gone(plan(units, share, multiple, least))
 
+    if threshold is not None:
+        return cuts.gone(_above(units, threshold, multiple, least))
     if cost is None:
         return gone(keep)
     low, high = 0.0, 1.0  # shares of units; what `low` leaves is within the budget where anything is
@@ -109,19 +142,26 @@ def choose(
 
 def _by_layer(units: Sequence[Ranked], share: float, multiple: int, least: float) -> list[tuple[Ranked, int]]:
     """How many units of each family go when each keeps the same share."""
-    return [(r, len(r.units) - _rounded(max(share, least) * len(r.units), len(r.units), multiple)) for r in units]
+    return [_going(r, max(share, least) * len(r.units), multiple) for r in units]
 
 
 def _over_all(units: Sequence[Ranked], share: float, multiple: int, least: float) -> list[tuple[Ranked, int]]:
     """The same when units of all families are ranked together."""
-    scores = np.sort(np.concatenate([r.scores for r in units]))
+    scores = np.sort(np.concatenate([r.scores for r in units if r.share is None] or [np.zeros(0)]))
     cut = len(scores) - math.ceil(share * len(scores))
-    threshold = scores[cut - 1] if cut > 0 else -math.inf
-    found = []
-    for r in units:
-        stay = max(int((r.scores > threshold).sum()), least * len(r.units))
-        found.append((r, len(r.units) - _rounded(stay, len(r.units), multiple)))
-    return found
+    return _above(units, scores[cut - 1] if cut > 0 else -math.inf, multiple, least)
+
+
+def _above(units: Sequence[Ranked], threshold: float, multiple: int, least: float) -> list[tuple[Ranked, int]]:
+    """The same when units of at most a score go."""
+    return [_going(r, max(int((r.scores > threshold).sum()), least * len(r.units)), multiple) for r in units]
+
+
+def _going(ranking: Ranked, stay: float, multiple: int) -> tuple[Ranked, int]:
+    """A family and how many of its units go, where so many may stay."""
+    size = len(ranking.units)
+    stay = stay if ranking.share is None else ranking.share * size
+    return ranking, size - _rounded(stay, size, multiple)
 
 
 def _rounded(stay: float, size: int, multiple: int) -> int:
@@ -167,79 +207,3 @@ class _Cuts:
         wrong = groups.whole(found, dying)
         self.known[unit] = around, gone[around].tobytes(), dying if wrong is None else dying[:0]
         return self.known[unit][2]
-
-
-# what a network costs when some of it is gone
-
-
-def share_left(groups: Groups, by: str, gone: Flags) -> float | None:
-    """The share of params, macs or bytes that stays; None of what is not counted."""
-    if by not in _COSTS:
-        return None
-    cost = _COSTS[by](groups)
-    whole = cost(np.zeros(groups.count, bool))
-    return cost(gone) / whole if whole else 1.0
-
-
-def params_left(groups: Groups) -> Callable[[Flags], float]:
-    """The parameters that stay when classes are gone."""
-    names = {n for n, _ in groups.labelled.model.named_parameters()}
-    return _elements(groups, dict.fromkeys(names, 1))
-
-
-def _bytes(groups: Groups) -> Callable[[Flags], float]:
-    return _elements(groups, {n: t.element_size() for n, t in groups.labelled.model.named_tensors().items()})
-
-
-def _elements(groups: Groups, weights: Mapping[str, int]) -> Callable[[Flags], float]:
-    """The elements of tensors, each times its weight."""
-    nodes = {str(n.target): n for n in groups.labelled.layouts if n.op == "get_attr"}
-    wanted = [(w, shape_of(nodes[n]), groups.labelled.layouts[nodes[n]]) for n, w in weights.items() if n in nodes]
-
-    def cost(gone: Flags) -> float:
-        alive = groups.alive(gone)
-        return float(sum(w * math.prod(_after(shape, shape, layout, alive)) for w, shape, layout in wanted))
-
-    return cost
-
-
-def _macs(groups: Groups) -> Callable[[Flags], float]:
-    labelled = groups.labelled
-    seen = {node: shape_of(node) for node in labelled.layouts}
-    real = _usual_shapes(labelled)
-    nodes = [n for n in labelled.layouts if n.op == "call_function" and macs(n, lambda x: real.get(x, ()))]
-
-    def cost(gone: Flags) -> float:
-        alive = groups.alive(gone)
-
-        def shape(value: Any) -> tuple[int, ...]:
-            layout = labelled.layouts.get(value, ()) if isinstance(value, Node) else ()
-            if isinstance(layout, list):
-                return real.get(value, ())
-            return _after(seen.get(value, ()), real.get(value, ()), layout, alive)
-
-        return float(sum(macs(n, shape) for n in nodes))
-
-    return cost
-
-
-def _usual_shapes(labelled: Labelled) -> dict[Node, tuple[int, ...]]:
-    """Shapes at batch 1 and the sizes seen at export."""
-    twin = labelled.model.copy(share_tensors=True)
-    propagate(twin, **({"batch": 1} if "batch" in twin.dims else {}))
-    return {mine: shape_of(theirs) for mine, theirs in zip(labelled.layouts, twin.nodes, strict=True)}
-
-
-def _after(seen: Sequence[int], real: Sequence[int], layout: Any, alive: Array) -> tuple[int, ...]:
-    if not layout:
-        return tuple(real)
-    return tuple(
-        r if axis is None else max(1, r * sizes_along(axis, alive) // s)
-        for s, r, axis in zip(seen, real, layout, strict=True)
-    )
-
-
-_COSTS: dict[str, Callable[[Groups], Callable[[Flags], float]]] = {
-    "params": params_left, "macs": _macs, "bytes": _bytes,
-}  # fmt: skip
-BY = ("params", "macs", "bytes", "channels", "latency")

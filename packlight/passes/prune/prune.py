@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 from packlight.errors import PacklightError
 from packlight.model import Model, Step, patterns_of
 from packlight.model.lineage import options_of
-from packlight.passes.prune.choose import BY, choose, chosen_families, ranked, share_left
+from packlight.passes.prune.choose import choose, chosen_families, ranked
 from packlight.passes.prune.compensate import compensated
+from packlight.passes.prune.costs import BY, share_left
 from packlight.passes.prune.cut import cut
 from packlight.passes.prune.groups import Family, Flags, Groups
 from packlight.passes.prune.labels import Array
@@ -36,8 +37,11 @@ class Pruning:
     see `packlight.passes.prune.scores`. normalise: "mean", "max", "sum" or "none". multiple: kept widths are multiples
     of it where a layer is wider. least: in [0, 1], the share of every layer that stays at least. kinds: what may be
     cut, of "channels", "heads" (of attention, or groups) and "width" (of every head); where heads and their width can
-    be cut, heads are. exclude: layer-name patterns (shell wildcards) whose outputs keep all channels. seed: of the
-    random score.
+    be cut, heads are. exclude: layer-name patterns (shell wildcards) whose outputs keep all channels. layers: shares in
+    (0, 1] of their width by layer-name pattern, whatever the rest loses for the budget; layers that are cut together
+    have one, that of the last pattern that names any. threshold: >= 0; instead of a budget, channels whose normalised
+    score is at most this go (0.5: half of the mean of their layer), and `keep`, `by` and `scope` are not looked at.
+    seed: of the random score.
     """
 
     keep: float = 0.5
@@ -50,10 +54,19 @@ class Pruning:
     kinds: str | Sequence[str] = KINDS
     exclude: str | Sequence[str] = ()
     seed: int = 0
+    layers: Mapping[str, float] = field(default_factory=dict)
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:
             raise PacklightError(f"pruning needs keep in (0, 1], got {self.keep}: the share that may stay")
+        for pattern, share in self.layers.items():
+            if not 0 < share <= 1:
+                raise PacklightError(f"pruning needs shares of layers in (0, 1], got {pattern}: {share}")
+        if self.threshold is not None and not self.threshold >= 0:
+            raise PacklightError(f"pruning needs a threshold >= 0, got {self.threshold}")
+        if self.threshold is not None and self.by == "latency":
+            raise PacklightError("pruning cuts by a threshold of scores or by latency, not by both")
         if self.multiple < 1 or not 0 <= self.least <= 1 or self.seed < 0:
             raise PacklightError(
                 f"pruning needs multiple >= 1, least in [0, 1] and seed >= 0, got {self.multiple}, {self.least} and "
@@ -118,8 +131,10 @@ def families_of(model: Model, options: Pruning) -> tuple[Groups, list[Family]]:
 
 def chosen(groups: Groups, families: Sequence[Family], scores: Values, options: Pruning) -> Flags:
     """[classes]: what goes, by scores of classes."""
-    units = ranked(groups, families, scores, options.normalise)
-    return choose(groups, units, options.keep, options.by, options.scope, options.multiple, options.least)
+    units = ranked(groups, families, scores, options.normalise, options.layers)
+    return choose(
+        groups, units, options.keep, options.by, options.scope, options.multiple, options.least, options.threshold
+    )
 
 
 def carried_out(
@@ -143,11 +158,12 @@ def carried_out(
 def _over_budget(groups: Groups, gone: Flags, options: Pruning) -> list[str]:
     """What to say where more stays than was asked for."""
     left = share_left(groups, options.by, gone)
-    if left is None or left <= options.keep:
+    if options.threshold is not None or left is None or left <= options.keep:
         return []
+    held = " and those in `layers` their shares" if options.layers else ""
     return [
         f"{left:.1%} of the {options.by} stay, {options.keep:.1%} were asked for: no more can go where every layer "
-        f"keeps {options.least:.0%} of its width, in multiples of {options.multiple}"
+        f"keeps {options.least:.0%} of its width{held}, in multiples of {options.multiple}"
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from packlight.passes.prune import Groups
-from packlight.passes.prune.choose import params_left
+from packlight.passes.prune.costs import params_left
 
 
 @dataclass(frozen=True)

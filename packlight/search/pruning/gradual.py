@@ -56,10 +56,10 @@ class Fade(Hook):
     turn: int
 
     def __init__(self, pruning: Pruning, how: Gradual = Gradual()):
-        if pruning.score in NEEDS_DATA or pruning.by == "latency":
+        if pruning.score in NEEDS_DATA or pruning.by == "latency" or pruning.threshold is not None:
             raise PacklightError(
-                "gradual pruning takes a score of weights alone (l1, l2, geometric_median, random) and no latency, got "
-                f"score {pruning.score} by {pruning.by}"
+                "gradual pruning takes a score of weights alone (l1, l2, geometric_median, random), no latency and no "
+                f"threshold, got score {pruning.score} by {pruning.by}, threshold {pruning.threshold}"
             )
         self.pruning, self.how = pruning, how
         self.masks: dict[str, Tensor] = {}
@@ -95,8 +95,9 @@ class Fade(Hook):
 
     def _choose(self, far: float) -> None:
         keep = 1 - (1 - self.pruning.keep) * far
+        layers = {name: 1 - (1 - share) * far for name, share in self.pruning.layers.items()}
         scores = class_scores(self.groups, self.pruning.score, seed=self.pruning.seed)
-        self._take(chosen(self.groups, self.families, scores, replace(self.pruning, keep=keep)))
+        self._take(chosen(self.groups, self.families, scores, replace(self.pruning, keep=keep, layers=layers)))
 
     def _take(self, gone: Flags, done: bool = False) -> None:
         self.gone, self.done = gone, done

@@ -120,7 +120,8 @@ def prune_with(
         share = options.keep ** ((step + 1) / steps) * _left(model, made, options.by, options.keep ** (step / steps))
         on_stage(f"cutting ({step + 1} of {steps})" if steps > 1 else "cutting")
         evidence = evidence_of(made, task, samples) if options.score in NEEDS_DATA else None
-        now = replace(options, keep=min(1.0, share))
+        layers = {name: kept ** (1 / steps) for name, kept in options.layers.items()}
+        now = replace(options, keep=min(1.0, share), layers=layers)
 
         def cut(how: Pruning, of: Model = made, evidence: Evidence | None = evidence) -> Model:
             return prune(of, how, evidence, calibration, inputs)
