@@ -13,6 +13,8 @@ from packlight.errors import PacklightError
 from packlight.model import Model, matching
 from packlight.model.operators import load_quantized_operators, packet
 
+_PER_TENSOR = 4  # settings of the operators: zero point, low, high, dtype
+
 
 class Tapped:
     """Calls a Model; gives its flat outputs, and by name those of the layers asked for. Tensors are the Model's own."""
@@ -42,7 +44,8 @@ class Tapped:
 
 
 class StraightThrough(torch.autograd.Function):
-    """Quantize and dequantize as the graph's own operators do; the gradient passes where the value was in range.
+    """Quantize and dequantize, bit for bit as the graph's own operators do; the gradient passes where the value was in
+    range. In few passes over the values, most of them in place: training is bound by memory here.
 
     Bengio, Léonard, Courville 2013 (arXiv 1308.3432), section 4, with the clipping of Jacob et al. 2018 (arXiv
     1712.05877), section 3. A scale that is a parameter gets the gradient of Esser et al. 2019 (arXiv 1902.08153),
@@ -50,60 +53,55 @@ class StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Any, quantize: Any, dequantize: Any, low: int, high: int, settings: Any
-    ) -> Tensor:
-        q = quantize(x.float(), scale, *settings)
-        steps, zero = _steps(x, scale, settings)
-        ctx.shape = None
-        if isinstance(scale, Tensor) and scale.requires_grad:
-            ctx.shape, ctx.features, ctx.high = scale.shape, _features(x, scale, settings), max(1, high)
-            ctx.save_for_backward(_inside(steps, low, high), q.to(x.dtype) - zero, steps - zero)
-        else:
-            ctx.save_for_backward(_inside(steps, low, high))
-        return dequantize(q, scale, *settings).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, scale: Any, zero: Any, axis: int | None, low: int, high: int) -> Tensor:
+        ctx.learned = isinstance(scale, Tensor) and scale.requires_grad
+        if ctx.learned:
+            ctx.shape, ctx.features, ctx.high = scale.shape, _features(x, scale, axis), max(1, high)
+        scale, zero = _across(x, scale, axis), _across(x, zero, axis)
+        q = (x.float() * (1.0 / scale)).round_().clamp_(low - zero, high - zero)
+        ctx.save_for_backward(x, q if ctx.learned else None)
+        ctx.scale, ctx.ends = scale, ((low - 0.5 - zero) * scale, (high + 0.5 - zero) * scale)
+        return (q * scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        inside, *exact = ctx.saved_tensors
-        passed = gradients[0] * inside
-        if ctx.shape is None:
-            return passed, None, None, None, None, None, None
-        rounded, steps = exact
-        each = gradients[0] * (rounded - torch.where(inside, steps, 0.0))
+        x, q = ctx.saved_tensors
+        (gradient,), (low, high) = gradients, ctx.ends
+        if isinstance(low, Tensor):
+            passed = gradient * ((x > low) & (x < high))
+        else:
+            passed = torch.ops.aten.hardtanh_backward(gradient, x, low, high)
+        if not ctx.learned:
+            return passed, None, None, None, None, None
         count, axes = ctx.features
-        learned = (each.sum(axes) if axes else each).reshape(ctx.shape)
-        return passed, learned / (count * ctx.high) ** 0.5, None, None, None, None, None
+        rounded, given = _sums(gradient, q, axes), _sums(passed, x, axes)  # where it is clipped, the end alone counts
+        learned = rounded.reshape(ctx.shape) - given.reshape(ctx.shape) / _flat(ctx.scale, ctx.shape)
+        return passed, learned / (count * ctx.high) ** 0.5, None, None, None, None
 
 
-def _steps(x: Tensor, scale: Any, settings: Any) -> tuple[Tensor, Any]:
-    """x in units of its scale, counted from the lowest integers' zero; and the zero points, of x's rank."""
-    zero = settings[0]
-    if isinstance(scale, Tensor):
-        axes = _axes(x, scale, settings)
-        scale, zero = scale.reshape(axes), zero.reshape(axes)
-    return x / scale + zero, zero
+def _across(x: Tensor, value: Any, axis: int | None) -> Any:
+    """A scale or zero point: a number, or of x's rank where it has one a channel."""
+    if not isinstance(value, Tensor):
+        return value
+    if axis is None:
+        return value.item()
+    return value.reshape([-1 if a == axis else 1 for a in range(x.dim())])
 
 
-def _axes(x: Tensor, scale: Tensor, settings: Any) -> list[int]:
-    """The shape of x's rank that scales have."""
-    axes = [1] * x.dim()
-    if scale.numel() > 1:
-        axes[settings[1]] = -1
-    return axes
-
-
-def _features(x: Tensor, scale: Tensor, settings: Any) -> tuple[float, list[int]]:
+def _features(x: Tensor, scale: Tensor, axis: int | None) -> tuple[float, list[int]]:
     """How many elements share a scale, of an activation in one sample; and the axes along which they do."""
-    if scale.dim():
-        axis = settings[1] % x.dim()
-        return x.numel() / scale.numel(), [a for a in range(x.dim()) if a != axis]
-    return x.numel() / len(x), list(range(x.dim()))
+    if axis is None:
+        return x.numel() / len(x), []
+    return x.numel() / scale.numel(), [a for a in range(x.dim()) if a != axis]
 
 
-def _inside(steps: Tensor, low: int, high: int) -> Tensor:
-    """Which values are not clipped: up to half a step beyond the ends is rounding."""
-    return (steps >= low - 0.5) & (steps <= high + 0.5)
+def _sums(a: Tensor, b: Tensor, axes: list[int]) -> Tensor:
+    """The sums of products along axes; of none: of all."""
+    return (a * b).sum(axes) if axes else torch.dot(a.reshape(-1).to(b.dtype), b.reshape(-1))
+
+
+def _flat(scale: Any, shape: Any) -> Any:
+    return scale.reshape(shape) if isinstance(scale, Tensor) else scale
 
 
 def straight_through(
@@ -113,7 +111,8 @@ def straight_through(
     time is as given."""
     if isinstance(scale, Tensor) and not isinstance(scale, nn.Parameter):
         scale = scale.detach()
-    result: Tensor = StraightThrough.apply(x, scale, quantize, dequantize, low, high, settings)  # type: ignore[no-untyped-call]
+    axis = settings[1] % x.dim() if len(settings) > _PER_TENSOR else None
+    result: Tensor = StraightThrough.apply(x, scale, settings[0], axis, low, high)  # type: ignore[no-untyped-call]
     return result
 
 
