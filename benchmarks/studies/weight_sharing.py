@@ -40,7 +40,6 @@ ARMS: dict[str, dict[str, Codebooks | Quantization]] = {
     "4 bits": {
         "uniform": uniform(4),
         "k-means, layer": Codebooks(bits=4),
-        "k-means, global": Codebooks(bits=4, scope="global"),
         "powers": Codebooks(bits=4, kind="powers"),
     },
     "3 bits": {
