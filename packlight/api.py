@@ -21,6 +21,8 @@ from packlight.measure.quality import evaluate, evaluate_artifact, workload_inpu
 from packlight.model import Model, patterns_of
 from packlight.model.file import SUFFIX
 from packlight.passes.batches import batches_of, even_batches
+from packlight.passes.codebooks import Codebooks, input_moments
+from packlight.passes.codebooks import share_weights as share_in_tables
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
@@ -190,6 +192,39 @@ def quantize(
     )  # fmt: skip
     numerics = targets.get(target).numerics
     return quantize_for(model, _task(task), numerics, options, on_batch=on_batch, on_block=on_block)
+
+
+def share_weights(
+    model: Model,
+    task: TaskLike | None = None,
+    *,
+    bits: int | None = None,
+    kind: str = "kmeans",
+    scope: str = "layer",
+    group: int = 1,
+    init: str = "linear",
+    seed: int = 0,
+    exclude: str | Sequence[str] = (),
+    layers: Mapping[str, int] | None = None,
+    samples: int = 256,
+) -> Model:
+    """A copy of a Model whose every weight is one of 2^bits values: it is small, and computes in float.
+
+    bits: 1 to 8, 4 where nothing else is said. kind: "kmeans" (a table), "powers" (0 and powers of two), "binary",
+    "ternary". scope: of a table: "global", "layer" or "channel" (`group` output channels). init, seed: how k-means
+    starts: "linear", "density" or "random". exclude: layer-name patterns (shell wildcards) that stay in float. layers:
+    bits by layer-name pattern. task: with it, k-means weighs errors by the second moments of what the layers read, on
+    `samples` of its calibration data. What stays in float, and why, is in the result's `notes`.
+    """
+    options = Codebooks(bits, kind, scope, group, init, seed, patterns_of(exclude), dict(layers or {}))
+    if task is None:
+        return share_in_tables(model, options)
+    if kind != "kmeans":
+        raise PacklightError(f"{kind} weights take no data; leave the task out")
+    if samples < 1:
+        raise PacklightError(f"calibration needs samples >= 1, got {samples}")
+    data = batches_of(model, _task(task).data("calibration"), samples, 32)
+    return share_in_tables(model, options, input_moments(model, [x for x, _ in data]))
 
 
 def compare_layers(model: Model, quantized: Model, task: TaskLike, *, samples: int = 64) -> list[LayerError]:

@@ -181,6 +181,9 @@ def compress(**changes: str) -> tuple[str, ...]:
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--layer", "head"), "e.g. 'head\\*=8'"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--layer", "hed=4"), "did you mean head"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--rounding", "up"), "choose nearest, gptq"),
+        (("share-weights", "net.plm", "--out", "s.plm", "--kind", "log"), "choose kmeans, powers, binary, ternary"),
+        (("share-weights", "net.plm", "--out", "s.plm", "--bits", "9"), "takes 1 to 8 bits, got 9"),
+        (("share-weights", "net.plm", "--out", "s.plm", "--layer", "head"), "e.g. 'head\\*=8'"),
         (("compare-layers", "net.plm", "net.plm", "--task", "good.py"), "no layer with quantized weights"),
         (("compare-layers", "net.plm", "gone.plm", "--task", "good.py"), "gone.plm does not exist"),
         (("quantize", "net.plm", "--task", "good.py", "--out", "q.plm", "--exclude", "x"), "no layer matches 'x'"),
@@ -304,6 +307,18 @@ def test_quantize_saves_a_model_that_measures_like_one(run, tmp_path):
     assert code == 0
     found = json.loads(out)["quality"]
     assert found["value"] > 90 and found["n"] == 397
+
+
+def test_share_weights_saves_a_small_model_that_measures_like_one(run, tmp_path):
+    words = ("--bits", "3", "--layer", "head=4", "--exclude", "stem", "--task", "good.py")
+    code, out, error = run("share-weights", "net.plm", "--out", tmp_path / "s.plm", *words)
+    assert (code, error) == (0, "")
+    assert "note: stem stays in float: excluded by name" in out and "wrote" in out
+    code, out, _ = run("inspect", tmp_path / "s.plm", "--json")
+    bits = {layer["name"]: layer["weight_bits"] for layer in json.loads(out)["layers"]}
+    assert (code, bits["body"], bits["head"], bits["stem"]) == (0, 3, 4, 0)
+    code, out, _ = run("measure", tmp_path / "s.plm", "--task", "good.py", "--json")
+    assert code == 0 and json.loads(out)["quality"]["value"] > 85
 
 
 def test_layers_that_depart_are_named_with_cause_and_remedy(run, tmp_path):

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import packlight as pl
-from packlight.cli import layers, options, outputs, progress, pruning, show
+from packlight.cli import layers, options, outputs, progress, pruning, sharing, show
 from packlight.cli.options import (
     BatchOption,
     EpochsOption,
@@ -147,6 +147,7 @@ def quantize(
 
 app.command()(pruning.prune)
 app.command()(layers.compare_layers)
+app.command()(sharing.share_weights)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from torch.fx import Graph, GraphModule
 
 from packlight.errors import PacklightError
 from packlight.files import replace_file
+from packlight.model.codebooks import check_lookups
 from packlight.model.finite import check_finite
 from packlight.model.graph_json import DTYPES, read_graph, read_text, write_graph
 from packlight.model.lineage import Step
@@ -129,6 +130,7 @@ def _read(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
     )  # fmt: skip
     graph.lint()
     _check_values(model)
+    check_lookups(model)
     check_finite(model)
     return model.train(document["training"] is True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import Node
 
+from packlight.model.codebooks import lookups
 from packlight.model.model import Model
 from packlight.model.operators import argument, kind, macs, packet
 from packlight.model.shapes import bytes_of, propagate, shape_of
@@ -23,8 +24,9 @@ class LayerStatistics:
     """One operator.
 
     params: elements of its weights and biases, counted at the first operator that reads them. weight_bytes: what
-    those take as a runtime stores them, so one byte an element where the weight is quantized to 8 bits.
-    weight_bits: of a quantized weight, 0 where nothing is quantized. output: shape at the batch asked for.
+    those take as a runtime stores them, so one byte an element where the weight is quantized to 8 bits, and where it is
+    looked up, its indices, packed, and tables and factors that training moves. weight_bits: of a quantized weight or of
+    an index, 0 where there is neither. output: shape at the batch asked for.
     """
 
     name: str
@@ -60,16 +62,22 @@ def statistics(model: Model, batch: int = 1) -> Statistics:
     parameters = {n for n, _ in model.named_parameters()}
     layers: list[LayerStatistics] = []
     counted: set[str] = set()
+    shared = lookups(model)
+    inside = {n for given, lookup in shared.items() for n in (given, *lookup.nodes)}
     for node in model.nodes:
-        if node.op != "call_function" or kind(node) in ("quantize", "size"):
+        if node.op != "call_function" or kind(node) in ("quantize", "size") or node in inside:
             continue
-        read = {str(s.target): (s, bits) for s, bits in map(_stored, node.all_input_nodes) if s is not None}
+        tables = [shared[n] for n in node.all_input_nodes if n in shared]
+        sources = [(t.index, t.bits) for t in tables] + [_stored(n) for n in node.all_input_nodes if n not in shared]
+        read = {str(s.target): (s, bits) for s, bits in sources if s is not None}
         weights = {n: found for n, found in read.items() if n in parameters or found[1]}
         own = [found for n, found in weights.items() if n not in counted]
-        counted |= set(weights)
+        beside = {str(s.target): s for t in tables for s in t.counted if str(s.target) not in counted}
+        counted |= {*weights, *beside}
+        taken = [*own, *((s, 0) for s in beside.values())]
         layers.append(LayerStatistics(
             model.layer(node), packet(node), sum(model.tensor(s).numel() for s, _ in own), macs(node, shape_of),
-            sum(_stored_bytes(model, s, bits) for s, bits in own), shape_of(node),
+            sum(_stored_bytes(model, s, bits) for s, bits in taken), shape_of(node),
             max((bits for _, bits in weights.values()), default=0),
         ))  # fmt: skip
     tensors = model.named_tensors()

@@ -59,6 +59,7 @@ class OnnxRuntime(Target):
         import onnx_ir
 
         from packlight.model.integers import freeze
+        from packlight.targets.onnx_codebooks import hold
         from packlight.targets.onnx_convert import convert
         from packlight.targets.onnx_graph import finish
 
@@ -66,7 +67,7 @@ class OnnxRuntime(Target):
         tensors = frozen.named_tensors().values()
         halved = form == "float16"
         _check_size(model.name, sum(t.nbytes // 2 if halved and t.is_floating_point() else t.nbytes for t in tensors))
-        graph = convert(frozen)
+        graph = convert(hold(frozen))
         finish(graph, float16=halved)
         constants = (v.const_value for v in graph.graph.initializers.values())
         _check_size(model.name, sum(c.nbytes for c in constants if c is not None))

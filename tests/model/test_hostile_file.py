@@ -10,7 +10,9 @@ import pytest
 import torch
 from forge import CODE, PROOF, forged, parts, refused
 
+from packlight import load
 from packlight.model import Model
+from packlight.passes.codebooks import Codebooks, share_weights
 
 pytestmark = pytest.mark.usefixtures("nothing_is_executed")
 
@@ -287,3 +289,16 @@ def test_a_parameter_of_integers_is_refused(good):
     document, tensors = parts(good)
     tensors["0.weight"] = torch.ones(6, 4, dtype=torch.int64)
     refused(forged(document, tensors), "malformed")
+
+
+def test_indices_that_leave_their_table_are_refused(tmp_path):
+    shared = share_weights(load(torch.nn.Linear(16, 16), torch.zeros(2, 16)), Codebooks(bits=3))
+    document, tensors = parts(shared.save(tmp_path / "shared.plm"))
+    index = tensors["weight_index"]
+    assert Model.load(forged(document, tensors)).named_tensors()["weight_index"].max() == 7
+    tensors["weight_index"] = index.clone().fill_(8)
+    refused(forged(document, tensors), "'weight_index' holds 8, its table has entries 0 to 7")
+    tensors["weight_index"] = index.to(
+        torch.int64
+    ).neg()  # what is not stored so by packlight is looked at all the same
+    refused(forged(document, tensors), "'weight_index' holds -7, its table has entries 0 to 7")

@@ -2,6 +2,7 @@
 
 import torch
 
+from packlight.passes.codebooks import Codebooks, share_weights
 from packlight.passes.fold import fold
 from packlight.passes.quantize import Quantization, quantize
 from packlight.sources import from_module
@@ -20,6 +21,13 @@ class TestQuantize(PassContract):
 
     def apply(self, model):
         return quantize(model, random_task(model), get("onnxruntime").numerics, Quantization())
+
+
+class TestShareWeights(PassContract):
+    largest_change = 0.1  # sixty-four values a layer
+
+    def apply(self, model):
+        return share_weights(model, Codebooks(bits=6, init="random", seed=1))
 
 
 class TestFromModule(SourceContract):
