@@ -27,6 +27,7 @@ from packlight.passes.quantize.bits import Bits, chosen_bits
 from packlight.passes.quantize.calibrate import RANGES, Histogram, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.gptq import gptq
+from packlight.passes.quantize.groups import Scales, insert_blocks, weights_placement
 from packlight.passes.quantize.placement import Kernel, Placement, place
 from packlight.passes.quantize.ranges import affine, room_for_bias, weight_scales
 from packlight.passes.quantize.rounding import NAMED, Rounding, learn_rounding
@@ -34,6 +35,7 @@ from packlight.passes.quantize.storage import storable, store
 from packlight.task import Task
 
 _BATCH = 32
+_MODES = ("static", "dynamic", "weights")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Quantization:
     information lost); weights are clipped by squared error, but not at all with "minmax". samples: >= 1, calibration
     samples to run. exclude: layer-name patterns (shell wildcards) that stay in float. bits: of weights and
     activations. rounding: "nearest", "gptq", "adaround" (layer by layer), "block" (block by block, activations
-    quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data) or
-    "dynamic" (taken at run time, where the target can; no data needed).
+    quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data),
+    "dynamic" (taken at run time, where the target can; no data needed) or "weights" (activations stay in float, and
+    linear layers' weights have the `scales` of blocks; no data needed to round to the nearest).
     """
 
     ranges: str = "mse"
@@ -55,6 +58,7 @@ class Quantization:
     bits: Bits = field(default_factory=Bits)
     rounding: str | Rounding = "nearest"
     mode: str = "static"
+    scales: Scales = field(default_factory=Scales)
 
     def __post_init__(self) -> None:
         known = ("nearest", "gptq", *NAMED)
@@ -62,8 +66,8 @@ class Quantization:
             raise PacklightError(f"rounding {self.rounding!r}: choose {', '.join(known)}")
         if self.ranges not in RANGES:
             raise PacklightError(f"ranges {self.ranges!r}: choose {', '.join(RANGES)}")
-        if self.mode not in ("static", "dynamic"):
-            raise PacklightError(f"mode {self.mode!r}: choose static or dynamic")
+        if self.mode not in _MODES:
+            raise PacklightError(f"mode {self.mode!r}: choose {', '.join(_MODES)}")
         if self.samples < 1:
             raise PacklightError(f"calibration needs samples >= 1, got {self.samples}")
 
@@ -91,37 +95,51 @@ def quantize(
     placement = place(model, numerics, options.exclude)
     if options.mode == "dynamic":
         placement = dynamic_placement(placement, numerics, model)
+    if options.mode == "weights":
+        placement = weights_placement(placement, options.scales, numerics)
+        options = replace(options, bits=replace(options.bits, activations=None))
     stored, kept = storable(model, numerics, matching(list(model.layers()), options.exclude))
     placement.kept_float |= kept
     if not placement.kernels and not stored:
         reasons = "; ".join(f"{k}: {v}" for k, v in list(placement.kept_float.items())[:3])
         raise PacklightError(f"nothing in {model.name} can be quantized for this target ({reasons or 'no layer fits'})")
+    if options.bits.activations is None:
+        placement.values = []
     looks = bool(placement.values) or options.rounding != "nearest" or options.bits.mixed is not None
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
     search = options.ranges != "minmax"
-    bits = chosen_bits(model, placement, options.bits, numerics.weight, calibration, search)
+    weight_form = _weight_form(numerics.weight, options)
+    bits = chosen_bits(model, placement, options.bits, weight_form, calibration, search)
     whole = model.copy()
-    if options.bits.activations is None:
-        placement.values = []
     observed = [v for v in placement.values if placement.root(v) is v]
     histograms = observe(model, observed, calibration, on_batch) if observed else {}
     _insert_activations(model, placement, histograms, numerics.activation, options.ranges, bits)
     if options.mode == "dynamic" and options.bits.activations is not None:
         insert_dynamic(model, placement.kernels, numerics)
     store(model, stored, replace(numerics.weight, bits=8, per_channel=True), search=search)
+    notes: list[str] = []
     for kernel in placement.kernels:
-        if kernel.group.weighted:
-            form = replace(numerics.weight, bits=bits[kernel.first])
-            _insert_weight(model, kernel, form, search)
+        form = replace(weight_form, bits=bits.get(kernel.first, 8))
+        if options.mode == "weights" and packet(kernel.first) in numerics.blocked:
+            notes += filter(None, [insert_blocks(model, kernel, form, search)])
+        elif kernel.group.weighted:
+            _insert_weight(model, kernel, replace(form, symmetric=numerics.weight.symmetric), search)
     left = _round(propagate(model.tidy()), whole, calibration, options.rounding, on_block)
-    placement_notes = [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
+    notes += [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
     model.notes = (
         *model.notes,
         *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()),
-        *placement_notes,
+        *notes,
     )
     return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
+
+
+def _weight_form(form: Format, options: Quantization) -> Format:
+    """Of weights, but for their bits."""
+    if options.mode != "weights":
+        return form
+    return replace(form, per_channel=True, group=options.scales.group, symmetric=options.scales.symmetric)
 
 
 def _round(

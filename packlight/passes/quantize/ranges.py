@@ -59,7 +59,7 @@ def weight_scales(weight: Tensor, form: Format, axis: int = 0, search: bool = Tr
         return best
     least = torch.full_like(reach, torch.inf)
     scales = best
-    for share in _shares(form.bits):
+    for share in clip_shares(form.bits):
         scale = best * share
         error = (fake_quantize(flat, scale[:, None], torch.zeros(()), form) - flat).square().sum(1)
         scales = torch.where(error < least, scale, scales)
@@ -67,7 +67,7 @@ def weight_scales(weight: Tensor, form: Format, axis: int = 0, search: bool = Tr
     return scales
 
 
-def _shares(bits: int) -> list[float]:
+def clip_shares(bits: int) -> list[float]:
     """Clip ratios worth trying: at 8 bits little clipping can pay, at few bits much does."""
     lowest, count = {8: (0.9, 6), 7: (0.85, 8), 6: (0.8, 11), 5: (0.7, 16), 4: (0.3, 36)}.get(bits, (0.1, 46))
     return [1 - (1 - lowest) * i / (count - 1) for i in range(count)]
