@@ -3,8 +3,8 @@
     MatMul(x, Transpose(DequantizeLinear(q, scales, block_size)))  →  MatMulNBits(x, packed q, scales)
 
 ONNX Runtime's own 4-bit kernel (operator com.microsoft.MatMulNBits) widens weights as it multiplies. Weights of three
-bits take four there. Those of more than four, and of two, it has kernels for that were seen to take two to twelve times as long
-as float, so they are widened when the file is opened: from one byte each, or from two bits each.
+bits take four there. Its kernels for eight bits and for two were seen to take two to twelve times as long as float, so
+weights of other widths are widened when the file is opened: from one byte each, or from two bits each.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ def rounded(weight: Tensor, form: Format, search: bool = True) -> Tensor:
     """A weight [channels, …] on its format's grid, each to the nearest."""
     if form.group is not None and weight.dim() == 2:
         rows = weight.reshape(-1, block_of(weight.shape[1], form.group))
-        return fake_quantize(rows, *(t[:, None] for t in block_grid(rows, form, search)), form).reshape(weight.shape)
+        scale, zero = block_grid(rows, form, search)
+        return fake_quantize(rows, scale[:, None], zero[:, None], form).reshape(weight.shape)
     scales = weight_scales(weight, form, search=search)
     return fake_quantize(weight, scales.reshape(-1, *[1] * (weight.dim() - 1)), torch.zeros(()), form)
 
