@@ -174,6 +174,7 @@ def quantize(
     rounding: str | Rounding = "nearest",
     group: int | None = 32,
     symmetric: bool = True,
+    scales: str = "float",
     on_batch: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
@@ -186,11 +187,14 @@ def quantize(
     no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float.
     ends: bits of the first and last layers' weights and inputs, where that is more. layers: bits of weights by
     layer-name pattern. mixed: bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq",
-    "adaround", "block", or a Rounding. What stays in float otherwise, and why, is in the result's `notes`.
+    "adaround", "block", or a Rounding. scales: "float", or "power-of-two" for those of weights and of activations. What
+    stays in float otherwise, and why, is in the result's `notes`.
     """
+    if scales not in ("float", "power-of-two"):
+        raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
     options = Quantization(
         ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed), rounding,
-        mode, Scales(group, symmetric),
+        mode, Scales(group, symmetric, scales == "power-of-two"),
     )  # fmt: skip
     numerics = targets.get(target).numerics
     given = Task("none") if task is None else _task(task)

@@ -137,6 +137,7 @@ def quantize(
     group: Annotated[
         int, typer.Option(help="With --mode weights: inputs of a linear layer that share a scale; 0: all of them.")
     ] = 32,
+    scales: Annotated[str, typer.Option(help="float, or power-of-two: every scale is 2 to an integer.")] = "float",
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="With --mode weights: a zero point beside every scale.")
     ] = False,
@@ -149,7 +150,8 @@ def quantize(
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
             weights=weights, activations=activations or None, ends=ends, layers=by_name, mixed=mixed, rounding=rounding,
-            group=group or None, symmetric=not asymmetric, on_batch=advance, on_block=lambda done, of: advance(),
+            group=group or None, symmetric=not asymmetric, scales=scales,
+            on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)
     outputs.wrote(out, made, as_json)

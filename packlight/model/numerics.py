@@ -15,7 +15,8 @@ class Format:
     symmetric range of 8 bits leaves out the lowest value (−127..127), which costs nothing there; one of fewer bits has
     all of them (−8..7).
     per_channel: one scale an output channel instead of one a tensor. group: of a weight [outputs, inputs], how many
-    elements along the input axis share a scale; None: all of a channel.
+    elements along the input axis share a scale; None: all of a channel. power_of_two: scales are 2ⁿ, n an integer, so
+    that a fixed-point machine shifts instead of multiplying.
     """
 
     bits: int = 8
@@ -23,6 +24,7 @@ class Format:
     symmetric: bool = True
     per_channel: bool = False
     group: int | None = None
+    power_of_two: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:

@@ -17,7 +17,7 @@ from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Format, Numerics
 from packlight.passes.quantize.placement import Kernel, Placement
-from packlight.passes.quantize.ranges import Affine, affine, clip_shares, fake_quantize, weight_scales
+from packlight.passes.quantize.ranges import Affine, affine, clip_shares, fake_quantize, powers_around, weight_scales
 
 _SMALLEST = 16
 
@@ -25,10 +25,12 @@ _SMALLEST = 16
 @dataclass(frozen=True)
 class Scales:
     """What shares a scale in weights that are quantized alone. group: elements along the input axis, 16 and up; None:
-    all of an output. symmetric: without a zero point."""
+    all of an output. symmetric: without a zero point. power_of_two: of all scales, also those of activations, the
+    power of two that has the least squared error."""
 
     group: int | None = 32
     symmetric: bool = True
+    power_of_two: bool = False
 
 
 def weights_placement(placement: Placement, scales: Scales, numerics: Numerics) -> Placement:
@@ -58,10 +60,11 @@ def block_grid(rows: Tensor, form: Format, search: bool = True) -> Affine:
         scale = weight_scales(rows, replace(form, per_channel=True, group=None), search=search)
         return Affine(scale, torch.zeros(len(rows), dtype=torch.int64))
     low, high = rows.aminmax(dim=1)
-    best = affine(low, high, form)
-    least = torch.full_like(best.scale, torch.inf)
-    for share in clip_shares(form.bits) if search else ():
-        tried = affine(low * share, high * share, form)
+    tries = [affine(low * share, high * share, form) for share in (clip_shares(form.bits) if search else [1.0])]
+    if form.power_of_two:
+        tries = powers_around(low, high, form)[: None if search else 1]
+    best, least = tries[0], torch.full_like(tries[0].scale, torch.inf)
+    for tried in tries:
         off = fake_quantize(rows.double(), tried.scale[:, None], tried.zero_point[:, None], form) - rows
         error = off.square().sum(1)
         best = Affine(*(torch.where(error < least, t, b) for t, b in zip(tried, best, strict=True)))

@@ -24,12 +24,12 @@ from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
 from packlight.passes.quantize.bits import Bits, chosen_bits
-from packlight.passes.quantize.calibrate import RANGES, Histogram, observe
+from packlight.passes.quantize.calibrate import RANGES, Histogram, grid_of, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.gptq import gptq
 from packlight.passes.quantize.groups import Scales, insert_blocks, weights_placement
 from packlight.passes.quantize.placement import Kernel, Placement, place
-from packlight.passes.quantize.ranges import affine, room_for_bias, weight_scales
+from packlight.passes.quantize.ranges import room_for_bias, weight_scales
 from packlight.passes.quantize.rounding import NAMED, Rounding, learn_rounding
 from packlight.passes.quantize.storage import storable, store
 from packlight.task import Task
@@ -70,6 +70,8 @@ class Quantization:
             raise PacklightError(f"mode {self.mode!r}: choose {', '.join(_MODES)}")
         if self.samples < 1:
             raise PacklightError(f"calibration needs samples >= 1, got {self.samples}")
+        if self.scales.power_of_two and self.mode == "dynamic" and self.bits.activations is not None:
+            raise PacklightError("scales taken at run time are no powers of two; choose mode static or weights")
 
 
 def quantize(
@@ -109,15 +111,17 @@ def quantize(
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
     search = options.ranges != "minmax"
-    weight_form = _weight_form(numerics.weight, options)
+    power = options.scales.power_of_two
+    weight_form = replace(_weight_form(numerics.weight, options), power_of_two=power)
     bits = chosen_bits(model, placement, options.bits, weight_form, calibration, search)
     whole = model.copy()
     observed = [v for v in placement.values if placement.root(v) is v]
     histograms = observe(model, observed, calibration, on_batch) if observed else {}
-    _insert_activations(model, placement, histograms, numerics.activation, options.ranges, bits)
+    _insert_activations(model, placement, histograms, replace(numerics.activation, power_of_two=power),
+                        options.ranges, bits)  # fmt: skip
     if options.mode == "dynamic" and options.bits.activations is not None:
         insert_dynamic(model, placement.kernels, numerics)
-    store(model, stored, replace(numerics.weight, bits=8, per_channel=True), search=search)
+    store(model, stored, replace(numerics.weight, bits=8, per_channel=True, power_of_two=power), search=search)
     notes: list[str] = []
     for kernel in placement.kernels:
         form = replace(weight_form, bits=bits.get(kernel.first, 8))
@@ -125,7 +129,7 @@ def quantize(
             notes += filter(None, [insert_blocks(model, kernel, form, search)])
         elif kernel.group.weighted:
             _insert_weight(model, kernel, replace(form, symmetric=numerics.weight.symmetric), search)
-    left = _round(propagate(model.tidy()), whole, calibration, options.rounding, on_block)
+    left = _round(propagate(model.tidy()), whole, calibration, _rounding(options), on_block)
     notes += [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
     model.notes = (
         *model.notes,
@@ -133,6 +137,12 @@ def quantize(
         *notes,
     )
     return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
+
+
+def _rounding(options: Quantization) -> str | Rounding:
+    """As asked for; scales that are powers of two are not learned with it."""
+    how = options.rounding if isinstance(options.rounding, Rounding) else NAMED.get(options.rounding)
+    return replace(how, scales=False) if how is not None and options.scales.power_of_two else options.rounding
 
 
 def _weight_form(form: Format, options: Quantization) -> Format:
@@ -164,8 +174,7 @@ def _insert_activations(
     dtype = torch.int8 if form.signed else torch.uint8
     for value in placement.values:
         form = replace(form, bits=bits[placement.root(value)])
-        low, high = histograms[placement.root(value)].range(how, form)
-        scale, zero = affine(torch.tensor(low), torch.tensor(high), form)
+        scale, zero = grid_of(histograms[placement.root(value)], how, form)
         settings = (float(scale), int(zero), form.low, form.high, dtype)
         with graph.inserting_after(value):
             q = graph.call_function(ops.quantize_per_tensor.default, (value, *settings))
@@ -182,7 +191,7 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, search: bool) -> 
     assert isinstance(source, Node)
     name, layer = str(source.target), model.layer(kernel.first)
     scales = weight_scales(model.tensor(source), form, search=search)
-    scales = _with_room_for_bias(model, kernel.first, scales)
+    scales = _with_room_for_bias(model, kernel.first, scales, form.power_of_two)
     model.set_tensor(f"{name}_scale", scales)
     model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
     with graph.inserting_before(kernel.first):
@@ -194,11 +203,11 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, search: bool) -> 
     kernel.first.replace_input_with(source, dq)
 
 
-def _with_room_for_bias(model: Model, layer: Node, scales: torch.Tensor) -> torch.Tensor:
+def _with_room_for_bias(model: Model, layer: Node, scales: torch.Tensor, power_of_two: bool) -> torch.Tensor:
     """The weight's scales, coarser where the layer's bias would not fit into the accumulator's integers."""
     data, bias = layer.args[0], layer.args[2] if len(layer.args) > 2 else None
     if not isinstance(bias, Node) or not isinstance(data, Node) or packet(data) != "dequantize_per_tensor":
         return scales
     if len(bias.users) > 1 or isinstance(data.args[1], Node):
         return scales
-    return room_for_bias(scales, model.tensor(bias).detach(), float(data.args[1]))  # type: ignore[arg-type]
+    return room_for_bias(scales, model.tensor(bias).detach(), float(data.args[1]), power_of_two)  # type: ignore[arg-type]
