@@ -26,7 +26,6 @@ from packlight.train.taps import Tapped
 
 NUMERICS = get("onnxruntime").numerics
 LENET = Path(__file__).parents[2] / "benchmarks/networks/lenet300.plm"
-DEMO = Path(pl.__file__).parent / "data/fashion_mnist_demo.npz"
 FOUR = Quantization(mode="weights", bits=Bits(weights=4, ends=4))
 
 
@@ -198,3 +197,16 @@ def test_other_blocks_are_refused_with_those_that_there_are(mlp: pl.Model, group
 def test_the_static_mode_still_says_that_it_needs_data(mlp: pl.Model) -> None:
     with pytest.raises(PacklightError, match="has no calibration data"):
         pl.quantize(mlp)
+
+
+def test_the_command_takes_blocks_without_a_task(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from packlight.cli import app
+
+    out = tmp_path / "small.plm"
+    asked = ["--mode", "weights", "--weights", "4", "--group", "16", "--asymmetric", "--scales", "power-of-two"]
+    done = CliRunner().invoke(app, ["quantize", str(LENET), "--out", str(out), *asked, "--json"])
+    assert done.exit_code == 0, done.output
+    scales = pl.load(out).named_tensors()["first.weight_scale"]
+    assert len(scales) == 300 * 784 // 16 and bool((torch.frexp(scales)[0] == 0.5).all())
