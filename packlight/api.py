@@ -26,7 +26,7 @@ from packlight.passes.codebooks import share_weights as share_in_tables
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
-from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, layer_errors
+from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, Scales, layer_errors
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
@@ -161,7 +161,7 @@ def prune(
 
 def quantize(
     model: Model,
-    task: TaskLike,
+    task: TaskLike | None = None,
     *,
     target: str | targets.Target = "onnxruntime",
     ranges: str = "mse",
@@ -174,6 +174,9 @@ def quantize(
     layers: Mapping[str, int] | None = None,
     mixed: float | None = None,
     rounding: str | Rounding = "nearest",
+    group: int | None = 32,
+    symmetric: bool = True,
+    scales: str = "float",
     on_batch: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
@@ -181,17 +184,23 @@ def quantize(
 
     ranges: "mse" or "minmax". samples: calibration samples to run. exclude: layer-name patterns (shell
     wildcards) that stay in float. mode: "static", or "dynamic" for ranges of activations that are taken at run time,
-    which needs no data. weights, activations: bits, 2 to 8; activations=None leaves them in float. ends: bits of the
-    first and last layers' weights and inputs, where that is more. layers: bits of weights by layer-name pattern. mixed:
-    bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq", "adaround", "block", or a
-    Rounding. What stays in float otherwise, and why, is in the result's `notes`.
+    which needs no data, or "weights": activations stay in float, and weights of linear layers have a scale for every
+    `group` along the input axis (16, 32, 64, 128, 256; None: one an output), without zero points if `symmetric`; needs
+    no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float.
+    ends: bits of the first and last layers' weights and inputs, where that is more. layers: bits of weights by
+    layer-name pattern. mixed: bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq",
+    "adaround", "block", or a Rounding. scales: "float", or "power-of-two" for those of weights and of activations. What
+    stays in float otherwise, and why, is in the result's `notes`.
     """
+    if scales not in ("float", "power-of-two"):
+        raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
     options = Quantization(
         ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed), rounding,
-        mode,
+        mode, Scales(group, symmetric, scales == "power-of-two"),
     )  # fmt: skip
     numerics = targets.get(target).numerics
-    return quantize_for(model, _task(task), numerics, options, on_batch=on_batch, on_block=on_block)
+    given = Task("none") if task is None else _task(task)
+    return quantize_for(model, given, numerics, options, on_batch=on_batch, on_block=on_block)
 
 
 def share_weights(

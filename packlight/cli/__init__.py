@@ -115,13 +115,17 @@ def inspect(
 @app.command()
 def quantize(
     model: ModelArgument,
-    task: TaskOption,
     out: OutFile,
+    task: Annotated[
+        str | None, typer.Option(help="As of the other commands; --mode dynamic and weights do without.")
+    ] = None,
     target: TargetOption = "onnxruntime",
     exclude: ExcludeOption = None,
     ranges: Annotated[str, typer.Option(help="mse, minmax, average, percentile or entropy.")] = "mse",
     samples: Annotated[int, typer.Option(help="Calibration samples to run.")] = 256,
-    mode: Annotated[str, typer.Option(help="static, or dynamic: ranges taken at run time.")] = "static",
+    mode: Annotated[
+        str, typer.Option(help="static; dynamic: ranges taken at run time; weights: activations stay in float.")
+    ] = "static",
     weights: Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")] = 8,
     activations: Annotated[int, typer.Option(help="Bits of activations, 2 to 8; 0 leaves them in float.")] = 8,
     ends: Annotated[int, typer.Option(help="Bits of the first and last layers, where that is more.")] = 8,
@@ -130,6 +134,13 @@ def quantize(
     ] = None,
     mixed: Annotated[float | None, typer.Option(help="Bits a weight in the mean; each layer gets its own.")] = None,
     rounding: Annotated[str, typer.Option(help="nearest, gptq, adaround or block.")] = "nearest",
+    group: Annotated[
+        int, typer.Option(help="With --mode weights: inputs of a linear layer that share a scale; 0: all of them.")
+    ] = 32,
+    scales: Annotated[str, typer.Option(help="float, or power-of-two: every scale is 2 to an integer.")] = "float",
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="With --mode weights: a zero point beside every scale.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a network for a target, to int8 unless told otherwise, and save it as a .plm file."""
@@ -139,6 +150,7 @@ def quantize(
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
             weights=weights, activations=activations or None, ends=ends, layers=by_name, mixed=mixed, rounding=rounding,
+            group=group or None, symmetric=not asymmetric, scales=scales,
             on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from packlight.model.model import Model
-from packlight.model.operators import kind, load_quantized_operators, packet
+from packlight.model.operators import argument, kind, load_quantized_operators, packet
+
+
+class Grid(NamedTuple):
+    """The values that a quantized weight can have: scale · (q − zero), q from low to high. scale (> 0) and zero: of
+    the weight's rank, to be broadcast against it."""
+
+    scale: Tensor
+    zero: Tensor
+    low: int
+    high: int
+
+
+def grid(model: Model, node: Node) -> Grid:
+    """Of a weight's quantize or dequantize node, with scales per channel or per block of one."""
+    shape = cast("Tensor", node.meta["val"]).shape
+    scale, zero = (model.tensor(cast("Node", a)) for a in node.args[1:3])
+    ends = int(argument(node, "quant_min")), int(argument(node, "quant_max"))
+    if packet(node).endswith("_group"):
+        group = int(argument(node, "group_size"))
+        scale, zero = (t.reshape(shape[0], -1).repeat_interleave(group, 1) for t in (scale, zero))
+        return Grid(scale, zero, *ends)
+    sizes = [-1 if i == argument(node, "axis") else 1 for i in range(len(shape))]
+    return Grid(scale.reshape(sizes), zero.reshape(sizes), *ends)
 
 
 def freeze(model: Model) -> Model:

@@ -14,17 +14,23 @@ class Format:
     bits: 2 to 8. signed: two's complement or unsigned. symmetric: zero_point is the middle (0 when signed). A signed
     symmetric range of 8 bits leaves out the lowest value (−127..127), which costs nothing there; one of fewer bits has
     all of them (−8..7).
-    per_channel: one scale an output channel instead of one a tensor.
+    per_channel: one scale an output channel instead of one a tensor. group: of a weight [outputs, inputs], how many
+    elements along the input axis share a scale; None: all of a channel. power_of_two: scales are 2ⁿ, n an integer, so
+    that a fixed-point machine shifts instead of multiplying.
     """
 
     bits: int = 8
     signed: bool = True
     symmetric: bool = True
     per_channel: bool = False
+    group: int | None = None
+    power_of_two: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise PacklightError(f"integer formats have 2 to 8 bits, got {self.bits}")
+        if self.group is not None and self.group < 2:
+            raise PacklightError(f"a block of weights has 2 elements or more, got {self.group}")
 
     @property
     def low(self) -> int:
@@ -56,7 +62,8 @@ class Numerics:
 
     transparent: operators that hand on their input's quantization unchanged (reshapes, max pooling).
     dynamic: operators that it also runs on activations whose range is taken at run time. stored: operators whose tables
-    and matrices it keeps as integers and computes with in float.
+    and matrices it keeps as integers and computes with in float. blocked: operators that read float activations and
+    weights of integers with a scale a block along the input axis; blocks: how many elements such a block may have.
     channel_multiple: channel counts that are multiples of it run at full speed.
     """
 
@@ -67,6 +74,8 @@ class Numerics:
     channel_multiple: int = 1
     dynamic: frozenset[str] = frozenset()
     stored: frozenset[str] = frozenset()
+    blocked: frozenset[str] = frozenset()
+    blocks: tuple[int, ...] = ()
 
     def group(self, operator: str) -> FusionGroup | None:
         """The fusion group that starts with this operator, or None where it runs in float."""

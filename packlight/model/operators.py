@@ -60,6 +60,7 @@ _KINDS = {
         hann_window hamming_window""",
     "weight": "_weight_norm _weight_norm_interface",
     "quantize": """choose_qparams quantize_per_tensor dequantize_per_tensor quantize_per_channel dequantize_per_channel
+        quantize_per_channel_group dequantize_per_channel_group
         fake_quantize_per_tensor_affine fake_quantize_per_channel_affine""",
 }
 KIND: dict[str, str] = {name: kind for kind, names in _KINDS.items() for name in names.split()}

@@ -18,9 +18,11 @@ from packlight.targets.onnx_graph import initializer
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """torch operator → ONNX, for the operators with a range that is a tensor."""
+    """torch operator → ONNX, for the operators with a range that is a tensor, and those of weights in blocks, which
+    packlight.targets.onnx_blocks replaces."""
     import torch
     from onnxscript import opset18 as op
+    from onnxscript import opset21
 
     from packlight.model.operators import load_quantized_operators
 
@@ -39,7 +41,13 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ) -> Any:
         return op.DequantizeLinear(q, scale, zero)
 
+    def dequantize_blocks(
+        q: Any, scales: Any, zeros: Any, quant_min: int, quant_max: int, dtype: int, group: int, out_dtype: int = -1
+    ) -> Any:
+        return opset21.DequantizeLinear(q, scales, zeros, axis=1, block_size=group)
+
     return {
+        ops.dequantize_per_channel_group.default: dequantize_blocks,
         ops.choose_qparams.tensor: choose,
         ops.quantize_per_tensor.tensor: quantize,
         ops.dequantize_per_tensor.tensor: dequantize,

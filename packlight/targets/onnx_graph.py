@@ -22,12 +22,15 @@ _WORST_FLOAT16 = 1e-3
 
 def finish(model: ir.Model, *, float16: bool) -> None:
     """All steps, then everything stripped that no runtime needs."""
+    from packlight.targets.onnx_blocks import multiply_blocks, widen_blocks
     from packlight.targets.onnx_codebooks import pack_indices
     from packlight.targets.onnx_dynamic import multiply_integers
     from packlight.targets.onnx_storage import pick_then_widen, widen_at_opening
 
     pack_indices(model)
     pool_globally(model)
+    multiply_blocks(model)
+    widen_blocks(model)
     transpose_constants(model)
     multiply_integers(model)
     pick_then_widen(model)

@@ -69,13 +69,13 @@ def _stored(node: ir.Node | None) -> tuple[Any, Any, int] | None:
         return None
     if integers.const_value.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
         return None
-    shift = _content(zero[0]) if zero and zero[0] is not None else np.zeros(())
+    shift = content(zero[0]) if zero and zero[0] is not None else np.zeros(())
     if shift is None or np.any(shift):
         return None
     return integers, scale.const_value.numpy(), node.attributes.get_int("axis", 1)
 
 
-def _content(value: ir.Value) -> Any | None:
+def content(value: ir.Value) -> Any | None:
     """What a constant holds, also behind a Cast: the exporter leaves one in front of long zero points."""
     source = value.producer()
     if value.const_value is None and source is not None and source.op_type == "Cast" and source.inputs[0] is not None:

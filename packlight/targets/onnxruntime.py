@@ -53,6 +53,8 @@ class OnnxRuntime(Target):
             channel_multiple=16,
             dynamic=frozenset({"linear"}),
             stored=frozenset({"embedding", "lstm", "gru"}),
+            blocked=frozenset({"linear"}),
+            blocks=(16, 32, 64, 128, 256),
         )  # fmt: skip
 
     def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> None:

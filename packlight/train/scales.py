@@ -64,7 +64,7 @@ class LearnScales(Hook):
 def _open_weights(model: Model) -> Iterator[str]:
     """Scales of weights become parameters, whose names are given."""
     for node in list(model.nodes):
-        scale: Any = node.args[1] if packet(node) == "quantize_per_channel" else None
+        scale: Any = node.args[1] if packet(node).startswith("quantize_per_channel") else None
         if isinstance(scale, Node) and scale.op == "get_attr":
             name = str(scale.target)
             model.set_tensor(name, model.tensor(scale).detach().clone(), trainable=True)

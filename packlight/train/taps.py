@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from packlight.errors import PacklightError
 from packlight.model import Model, matching
-from packlight.model.operators import load_quantized_operators, packet
+from packlight.model.operators import argument, load_quantized_operators, packet
 
 _PER_TENSOR = 4  # settings of the operators: zero point, low, high, dtype
 
@@ -127,10 +127,14 @@ def _trainable(model: Model) -> Model:
             if not packet(source).startswith("quantize_per_"):
                 continue  # a weight stored as integers: no master to train
             load_quantized_operators()
-            low, high = (int(a) for a in node.args[-3:-1])  # type: ignore[arg-type]
+            low, high = argument(node, "quant_min"), argument(node, "quant_max")
             with graph.inserting_before(node):
-                operators: Any = (source.target, node.target)
-                call = graph.call_function(straight_through, (source.args[0], *operators, low, high, *source.args[1:]))
+                if packet(node).endswith("_group"):
+                    call = _through_blocks(graph, source, low, high)
+                else:
+                    operators: Any = (source.target, node.target)
+                    given = (source.args[0], *operators, low, high, *source.args[1:])
+                    call = graph.call_function(straight_through, given)
             call.meta = dict(node.meta)
             node.replace_all_uses_with(call)
             graph.erase_node(node)
@@ -140,3 +144,14 @@ def _trainable(model: Model) -> Model:
     if found:
         twin.graph_module.recompile()
     return twin
+
+
+def _through_blocks(graph: Graph, quantize: Node, low: int, high: int) -> Node:
+    """The call for a weight with a scale a block: every block is a channel of its own."""
+    ops, aten = torch.ops.quantized_decomposed, torch.ops.aten
+    weight, scales, zeros, *_, dtype, group = quantize.args
+    rows = graph.call_function(aten.reshape.default, (weight, [-1, group]))
+    operators = ops.quantize_per_channel.default, ops.dequantize_per_channel.default
+    settings = (scales, zeros, 0, low, high, dtype)
+    made = graph.call_function(straight_through, (rows, *operators, low, high, *settings))
+    return graph.call_function(aten.view_as.default, (made, weight))

@@ -14,7 +14,15 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Format
-from packlight.passes.quantize.ranges import best_range, entropy_range, percentile_range
+from packlight.passes.quantize.ranges import (
+    Affine,
+    affine,
+    best_range,
+    entropy_range,
+    fake_quantize,
+    percentile_range,
+    powers_around,
+)
 from packlight.passes.watch import Watch
 
 _BINS = 4096
@@ -89,6 +97,25 @@ class Histogram:
             case _:
                 low, high = best_range(self.counts, edges, form)
         return max(low, self.low), min(high, self.high)
+
+
+def grid_of(histogram: Histogram, how: str, form: Format) -> Affine:
+    """Scale and zero point of a value. Powers of two: the one of least squared error, or with "minmax" the least that
+    holds the extremes."""
+    low, high = (torch.tensor(end) for end in histogram.range(how, form))
+    if not form.power_of_two:
+        return affine(low, high, form)
+    if how == "minmax" or histogram.reach == 0.0:
+        return powers_around(low, high, form)[0]
+    edges = torch.linspace(-histogram.reach, histogram.reach, _BINS + 1, dtype=torch.float64)
+    centres = (edges[:-1] + edges[1:]) / 2
+
+    def error(tried: Affine) -> float:
+        off = fake_quantize(centres, tried.scale, tried.zero_point, form) - centres
+        return float((off.square() * histogram.counts).sum())
+
+    ends = (torch.tensor(histogram.low), torch.tensor(histogram.high))
+    return min((*powers_around(*ends, form), *powers_around(low, high, form)), key=error)
 
 
 def sampling_step(elements: int, most: int) -> int:

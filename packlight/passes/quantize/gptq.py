@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from packlight.model import Model
+from packlight.model.integers import grid
 from packlight.passes.patches import features
 from packlight.passes.quantize.blocks import Batch, Walker, blocks
 
@@ -51,9 +52,8 @@ def gptq(
 def _round(model: Model, layer: Node, weight: Node, data: Sequence[Tensor]) -> bool:
     source: Any = weight.args[0]
     master = model.tensor(source.args[0])
-    scale, zero, axis, low, high = source.args[1:6]
-    scales, zeros = model.tensor(scale), model.tensor(zero)
-    if axis != 0 or master[0].numel() > _WIDEST:
+    scales, zeros, low, high = grid(model, weight)
+    if len(scales) != len(master) or master[0].numel() > _WIDEST:
         return False
     grams: Tensor | None = None
     for x in data:
@@ -65,7 +65,8 @@ def _round(model: Model, layer: Node, weight: Node, data: Sequence[Tensor]) -> b
     if grams is None or not grams.diagonal(dim1=1, dim2=2).any():
         return False
     flat = master.detach().reshape(len(grams), -1, grams.shape[-1])
-    grids = zip(flat, grams, scales.reshape(len(grams), -1), zeros.reshape(len(grams), -1), strict=True)
+    spread = (t.reshape(*flat.shape[:2], -1) for t in (scales, zeros))
+    grids = zip(flat, grams, *spread, strict=True)
     made = [rounded(w.double(), g, s.double(), z.double(), low, high) for w, g, s, z in grids]
     master.copy_(torch.stack(made).reshape(master.shape))
     return True
@@ -74,7 +75,8 @@ def _round(model: Model, layer: Node, weight: Node, data: Sequence[Tensor]) -> b
 def rounded(
     weight: Tensor, gram: Tensor, scale: Tensor, zero: Tensor, low: int, high: int, act_order: bool = True
 ) -> Tensor:
-    """A weight [outputs, features] on the grid of its scales [outputs]. gram: [features, features], x xᵀ summed."""
+    """A weight [outputs, features] on the grid of its scales, one an output or one a weight; they are not chosen anew
+    as weights move. gram: [features, features], x xᵀ summed."""
     count = len(gram)
     diagonal = gram.diagonal()
     order = diagonal.argsort(descending=True, stable=True) if act_order else torch.arange(count)
@@ -82,12 +84,14 @@ def rounded(
     gram = gram[order][:, order] + torch.diag(torch.where(silent, 1.0, _DAMPING * diagonal.mean()))
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(gram)), upper=True)
     left, made = weight[:, order].clone(), torch.empty_like(weight)
+    scales, zeros = (t.reshape(len(weight), -1).expand(-1, count)[:, order] for t in (scale, zero))
     for first in range(0, count, _COLUMNS):
         last = min(first + _COLUMNS, count)
         errors = torch.empty_like(left[:, first:last])
         for j in range(first, last):
             column = left[:, j]
-            made[:, j] = ((column / scale).round() + zero).clamp(low, high).sub(zero) * scale
+            steps = (column / scales[:, j]).round() + zeros[:, j]
+            made[:, j] = (steps.clamp(low, high) - zeros[:, j]) * scales[:, j]
             error = (column - made[:, j]) / upper[j, j]
             left[:, j:last] -= error[:, None] * upper[j, j:last]
             errors[:, j - first] = error

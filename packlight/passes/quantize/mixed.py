@@ -19,6 +19,7 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Format
+from packlight.passes.quantize.groups import block_grid, block_of
 from packlight.passes.quantize.ranges import fake_quantize, weight_scales
 
 CHOICES = (2, 3, 4, 5, 6, 8)
@@ -66,6 +67,10 @@ def damages(
 
 def rounded(weight: Tensor, form: Format, search: bool = True) -> Tensor:
     """A weight [channels, …] on its format's grid, each to the nearest."""
+    if form.group is not None and weight.dim() == 2:
+        rows = weight.reshape(-1, block_of(weight.shape[1], form.group))
+        scale, zero = block_grid(rows, form, search)
+        return fake_quantize(rows, scale[:, None], zero[:, None], form).reshape(weight.shape)
     scales = weight_scales(weight, form, search=search)
     return fake_quantize(weight, scales.reshape(-1, *[1] * (weight.dim() - 1)), torch.zeros(()), form)
 

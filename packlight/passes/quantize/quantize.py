@@ -24,16 +24,18 @@ from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
 from packlight.passes.quantize.bits import Bits, chosen_bits
-from packlight.passes.quantize.calibrate import RANGES, Histogram, observe
+from packlight.passes.quantize.calibrate import RANGES, Histogram, grid_of, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.gptq import gptq
+from packlight.passes.quantize.groups import Scales, insert_blocks, weights_placement
 from packlight.passes.quantize.placement import Kernel, Placement, place
-from packlight.passes.quantize.ranges import affine, room_for_bias, weight_scales
+from packlight.passes.quantize.ranges import room_for_bias, weight_scales
 from packlight.passes.quantize.rounding import NAMED, Rounding, learn_rounding
 from packlight.passes.quantize.storage import storable, store
 from packlight.task import Task
 
 _BATCH = 32
+_MODES = ("static", "dynamic", "weights")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Quantization:
     information lost); weights are clipped by squared error, but not at all with "minmax". samples: >= 1, calibration
     samples to run. exclude: layer-name patterns (shell wildcards) that stay in float. bits: of weights and
     activations. rounding: "nearest", "gptq", "adaround" (layer by layer), "block" (block by block, activations
-    quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data) or
-    "dynamic" (taken at run time, where the target can; no data needed).
+    quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data),
+    "dynamic" (taken at run time, where the target can; no data needed) or "weights" (activations stay in float, and
+    linear layers' weights have the `scales` of blocks; no data needed to round to the nearest).
     """
 
     ranges: str = "mse"
@@ -55,6 +58,7 @@ class Quantization:
     bits: Bits = field(default_factory=Bits)
     rounding: str | Rounding = "nearest"
     mode: str = "static"
+    scales: Scales = field(default_factory=Scales)
 
     def __post_init__(self) -> None:
         known = ("nearest", "gptq", *NAMED)
@@ -62,10 +66,12 @@ class Quantization:
             raise PacklightError(f"rounding {self.rounding!r}: choose {', '.join(known)}")
         if self.ranges not in RANGES:
             raise PacklightError(f"ranges {self.ranges!r}: choose {', '.join(RANGES)}")
-        if self.mode not in ("static", "dynamic"):
-            raise PacklightError(f"mode {self.mode!r}: choose static or dynamic")
+        if self.mode not in _MODES:
+            raise PacklightError(f"mode {self.mode!r}: choose {', '.join(_MODES)}")
         if self.samples < 1:
             raise PacklightError(f"calibration needs samples >= 1, got {self.samples}")
+        if self.scales.power_of_two and self.mode == "dynamic" and self.bits.activations is not None:
+            raise PacklightError("scales taken at run time are no powers of two; choose mode static or weights")
 
 
 def quantize(
@@ -91,37 +97,59 @@ def quantize(
     placement = place(model, numerics, options.exclude)
     if options.mode == "dynamic":
         placement = dynamic_placement(placement, numerics, model)
+    if options.mode == "weights":
+        placement = weights_placement(placement, options.scales, numerics)
+        options = replace(options, bits=replace(options.bits, activations=None))
     stored, kept = storable(model, numerics, matching(list(model.layers()), options.exclude))
     placement.kept_float |= kept
     if not placement.kernels and not stored:
         reasons = "; ".join(f"{k}: {v}" for k, v in list(placement.kept_float.items())[:3])
         raise PacklightError(f"nothing in {model.name} can be quantized for this target ({reasons or 'no layer fits'})")
+    if options.bits.activations is None:
+        placement.values = []
     looks = bool(placement.values) or options.rounding != "nearest" or options.bits.mixed is not None
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
     search = options.ranges != "minmax"
-    bits = chosen_bits(model, placement, options.bits, numerics.weight, calibration, search)
+    power = options.scales.power_of_two
+    weight_form = replace(_weight_form(numerics.weight, options), power_of_two=power)
+    bits = chosen_bits(model, placement, options.bits, weight_form, calibration, search)
     whole = model.copy()
-    if options.bits.activations is None:
-        placement.values = []
     observed = [v for v in placement.values if placement.root(v) is v]
     histograms = observe(model, observed, calibration, on_batch) if observed else {}
-    _insert_activations(model, placement, histograms, numerics.activation, options.ranges, bits)
+    _insert_activations(model, placement, histograms, replace(numerics.activation, power_of_two=power),
+                        options.ranges, bits)  # fmt: skip
     if options.mode == "dynamic" and options.bits.activations is not None:
         insert_dynamic(model, placement.kernels, numerics)
-    store(model, stored, replace(numerics.weight, bits=8, per_channel=True), search=search)
+    store(model, stored, replace(numerics.weight, bits=8, per_channel=True, power_of_two=power), search=search)
+    notes: list[str] = []
     for kernel in placement.kernels:
-        if kernel.group.weighted:
-            form = replace(numerics.weight, bits=bits[kernel.first])
-            _insert_weight(model, kernel, form, search)
-    left = _round(propagate(model.tidy()), whole, calibration, options.rounding, on_block)
-    placement_notes = [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
+        form = replace(weight_form, bits=bits.get(kernel.first, 8))
+        if options.mode == "weights" and packet(kernel.first) in numerics.blocked:
+            notes += filter(None, [insert_blocks(model, kernel, form, search)])
+        elif kernel.group.weighted:
+            _insert_weight(model, kernel, replace(form, symmetric=numerics.weight.symmetric), search)
+    left = _round(propagate(model.tidy()), whole, calibration, _rounding(options), on_block)
+    notes += [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
     model.notes = (
         *model.notes,
         *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()),
-        *placement_notes,
+        *notes,
     )
     return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
+
+
+def _rounding(options: Quantization) -> str | Rounding:
+    """As asked for; scales that are powers of two are not learned with it."""
+    how = options.rounding if isinstance(options.rounding, Rounding) else NAMED.get(options.rounding)
+    return replace(how, scales=False) if how is not None and options.scales.power_of_two else options.rounding
+
+
+def _weight_form(form: Format, options: Quantization) -> Format:
+    """Of weights, but for their bits."""
+    if options.mode != "weights":
+        return form
+    return replace(form, per_channel=True, group=options.scales.group, symmetric=options.scales.symmetric)
 
 
 def _round(
@@ -146,8 +174,7 @@ def _insert_activations(
     dtype = torch.int8 if form.signed else torch.uint8
     for value in placement.values:
         form = replace(form, bits=bits[placement.root(value)])
-        low, high = histograms[placement.root(value)].range(how, form)
-        scale, zero = affine(torch.tensor(low), torch.tensor(high), form)
+        scale, zero = grid_of(histograms[placement.root(value)], how, form)
         settings = (float(scale), int(zero), form.low, form.high, dtype)
         with graph.inserting_after(value):
             q = graph.call_function(ops.quantize_per_tensor.default, (value, *settings))
@@ -164,7 +191,7 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, search: bool) -> 
     assert isinstance(source, Node)
     name, layer = str(source.target), model.layer(kernel.first)
     scales = weight_scales(model.tensor(source), form, search=search)
-    scales = _with_room_for_bias(model, kernel.first, scales)
+    scales = _with_room_for_bias(model, kernel.first, scales, form.power_of_two)
     model.set_tensor(f"{name}_scale", scales)
     model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
     with graph.inserting_before(kernel.first):
@@ -176,11 +203,11 @@ def _insert_weight(model: Model, kernel: Kernel, form: Format, search: bool) -> 
     kernel.first.replace_input_with(source, dq)
 
 
-def _with_room_for_bias(model: Model, layer: Node, scales: torch.Tensor) -> torch.Tensor:
+def _with_room_for_bias(model: Model, layer: Node, scales: torch.Tensor, power_of_two: bool) -> torch.Tensor:
     """The weight's scales, coarser where the layer's bias would not fit into the accumulator's integers."""
     data, bias = layer.args[0], layer.args[2] if len(layer.args) > 2 else None
     if not isinstance(bias, Node) or not isinstance(data, Node) or packet(data) != "dequantize_per_tensor":
         return scales
     if len(bias.users) > 1 or isinstance(data.args[1], Node):
         return scales
-    return room_for_bias(scales, model.tensor(bias).detach(), float(data.args[1]))  # type: ignore[arg-type]
+    return room_for_bias(scales, model.tensor(bias).detach(), float(data.args[1]), power_of_two)  # type: ignore[arg-type]

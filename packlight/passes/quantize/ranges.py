@@ -24,6 +24,7 @@ class Affine(NamedTuple):
 
 
 _TINY = 1e-12
+_OCTAVES = 5  # that a power of two may clip
 _LARGEST_BIAS = 2**30
 
 
@@ -38,6 +39,25 @@ def affine(low: Tensor, high: Tensor, form: Format) -> Affine:
     scale = ((high - low) / (form.high - form.low)).clamp(min=_TINY)
     zero = (form.low - low / scale).round().clamp(form.low, form.high)
     return Affine(scale, zero)
+
+
+def powers_around(low: Tensor, high: Tensor, form: Format) -> list[Affine]:
+    """Powers of two as scales of a range, the first one covering all of it, each next one half of it."""
+    whole = affine(low, high, form)
+    found = []
+    for halved in range(_OCTAVES):
+        scale = next_power(whole.scale) / 2**halved
+        zero = whole.zero_point
+        if not form.symmetric:
+            zero = (form.low - low.double().clamp(max=0.0) / scale).round().clamp(form.low, form.high)
+        found.append(Affine(scale, zero))
+    return found
+
+
+def next_power(scale: Tensor) -> Tensor:
+    """The least power of two that is not below `scale` (> 0), exactly."""
+    mantissa, exponent = torch.frexp(scale)
+    return torch.ldexp(torch.ones_like(scale), exponent - (mantissa == 0.5).to(exponent.dtype))
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, form: Format) -> Tensor:
@@ -55,11 +75,13 @@ def weight_scales(weight: Tensor, form: Format, axis: int = 0, search: bool = Tr
     flat = weight.movedim(axis, 0).flatten(1) if form.per_channel else weight.reshape(1, -1)
     reach = flat.abs().amax(1)
     best = (reach / form.high).clamp(min=_TINY)
+    if form.power_of_two:
+        best = next_power(best)
     if not search:
         return best
     least = torch.full_like(reach, torch.inf)
     scales = best
-    for share in _shares(form.bits):
+    for share in [0.5**n for n in range(_OCTAVES)] if form.power_of_two else clip_shares(form.bits):
         scale = best * share
         error = (fake_quantize(flat, scale[:, None], torch.zeros(()), form) - flat).square().sum(1)
         scales = torch.where(error < least, scale, scales)
@@ -67,7 +89,7 @@ def weight_scales(weight: Tensor, form: Format, axis: int = 0, search: bool = Tr
     return scales
 
 
-def _shares(bits: int) -> list[float]:
+def clip_shares(bits: int) -> list[float]:
     """Clip ratios worth trying: at 8 bits little clipping can pay, at few bits much does."""
     lowest, count = {8: (0.9, 6), 7: (0.85, 8), 6: (0.8, 11), 5: (0.7, 16), 4: (0.3, 36)}.get(bits, (0.1, 46))
     return [1 - (1 - lowest) * i / (count - 1) for i in range(count)]
@@ -148,10 +170,11 @@ def _least(centres: Tensor, counts: Tensor, low: Tensor, high: Tensor, form: For
     return float(low[i]), float(high[i])
 
 
-def room_for_bias(scales: Tensor, bias: Tensor, input_scale: float) -> Tensor:
+def room_for_bias(scales: Tensor, bias: Tensor, input_scale: float, power_of_two: bool = False) -> Tensor:
     """Weight scales, raised where |bias| / (input_scale · scale) would leave int32: channels whose weights are all
     but zero have tiny scales. A single scale serves the largest bias."""
     least = bias.detach().double().abs() / (_LARGEST_BIAS * input_scale)
     if len(scales) == 1:
         least = least.amax().reshape(1)
-    return torch.maximum(scales.double(), least).to(scales.dtype)
+    raised = torch.maximum(scales.double(), least).to(scales.dtype)
+    return next_power(raised) if power_of_two else raised

@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from packlight.errors import PacklightError
 from packlight.model import Model
+from packlight.model.integers import grid
 from packlight.model.operators import packet
 from packlight.passes.quantize.blocks import Batch, Block, Walker, blocks, execute
 
@@ -95,11 +96,8 @@ class _Soft:
     def __init__(self, model: Model, node: Node):
         source: Any = node.args[0]
         self.master = model.tensor(source.args[0])
-        scale, zero, axis, low, high = source.args[1:6]
-        shape = [1] * self.master.dim()
-        shape[axis] = -1
-        self.scale = model.tensor(scale).reshape(shape)
-        self.low, self.high = low - model.tensor(zero).reshape(shape), high - model.tensor(zero).reshape(shape)
+        self.scale, zero, low, high = grid(model, node)
+        self.low, self.high = low - zero, high - zero
         exact = self.master.detach() / self.scale
         self.floor = exact.floor()
         rest = (exact - self.floor - _STRETCH[0]) / (_STRETCH[1] - _STRETCH[0])
@@ -157,7 +155,7 @@ def _steps(block: Block, model: Model, learned: bool) -> dict[Node, _Step]:
 
 
 def _learn(block: Block, model: Model, given: dict[Node, Any], wanted: Tensor, how: Rounding) -> None:
-    soft = {n: _Soft(model, n) for n in block.weights if packet(n) == "dequantize_per_channel"}
+    soft = {n: _Soft(model, n) for n in block.weights if packet(n).startswith("dequantize_per_channel")}
     steps = _steps(block, model, how.scales)
     count, total = len(wanted), sum(s.logits.numel() for s in soft.values())
     draw = torch.Generator().manual_seed(how.seed)
