@@ -172,6 +172,8 @@ def quantize(
     layers: Mapping[str, int] | None = None,
     mixed: float | None = None,
     rounding: str | Rounding = "nearest",
+    equalize: bool = False,
+    correct_bias: bool = False,
     on_batch: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
@@ -182,11 +184,12 @@ def quantize(
     which needs no data. weights, activations: bits, 2 to 8; activations=None leaves them in float. ends: bits of the
     first and last layers' weights and inputs, where that is more. layers: bits of weights by layer-name pattern. mixed:
     bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq", "adaround", "block", or a
-    Rounding. What stays in float otherwise, and why, is in the result's `notes`.
+    Rounding. equalize: even weights across layers first. correct_bias: take out of biases what quantizing does to the
+    means of what layers hand on. What stays in float otherwise, and why, is in the result's `notes`.
     """
     options = Quantization(
         ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed), rounding,
-        mode,
+        mode, equalize, correct_bias,
     )  # fmt: skip
     numerics = targets.get(target).numerics
     return quantize_for(model, _task(task), numerics, options, on_batch=on_batch, on_block=on_block)

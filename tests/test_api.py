@@ -34,7 +34,7 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         (
             "quantize",
             "model task target ranges samples exclude mode weights activations ends layers mixed rounding "
-            "on_batch on_block",
+            "equalize correct_bias on_batch on_block",
         ),
         ("finetune", "model task epochs learning_rate teacher distillation options hooks checkpoint log on_step"),
         ("distill", "teacher task student width options distillation features control on_stage on_step"),

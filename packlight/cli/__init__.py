@@ -130,6 +130,10 @@ def quantize(
     ] = None,
     mixed: Annotated[float | None, typer.Option(help="Bits a weight in the mean; each layer gets its own.")] = None,
     rounding: Annotated[str, typer.Option(help="nearest, gptq, adaround or block.")] = "nearest",
+    equalize: Annotated[bool, typer.Option("--equalize", help="Even weights across layers first.")] = False,
+    correct_bias: Annotated[
+        bool, typer.Option("--correct-bias", help="Take the mean error of what each layer hands on out of its bias.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a network for a target, to int8 unless told otherwise, and save it as a .plm file."""
@@ -139,6 +143,7 @@ def quantize(
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
             weights=weights, activations=activations or None, ends=ends, layers=by_name, mixed=mixed, rounding=rounding,
+            equalize=equalize, correct_bias=correct_bias,
             on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)

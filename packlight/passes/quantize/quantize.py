@@ -23,9 +23,11 @@ from packlight.model.operators import load_quantized_operators, packet
 from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
+from packlight.passes.quantize.bias import correct_biases, own_biases
 from packlight.passes.quantize.bits import Bits, chosen_bits
 from packlight.passes.quantize.calibrate import RANGES, Histogram, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
+from packlight.passes.quantize.equalize import equalize
 from packlight.passes.quantize.gptq import gptq
 from packlight.passes.quantize.placement import Kernel, Placement, place
 from packlight.passes.quantize.ranges import affine, room_for_bias, weight_scales
@@ -46,7 +48,8 @@ class Quantization:
     samples to run. exclude: layer-name patterns (shell wildcards) that stay in float. bits: of weights and
     activations. rounding: "nearest", "gptq", "adaround" (layer by layer), "block" (block by block, activations
     quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data) or
-    "dynamic" (taken at run time, where the target can; no data needed).
+    "dynamic" (taken at run time, where the target can; no data needed). equalize: even weights across layers first.
+    correct_bias: take out of biases what quantizing does to the means of what layers hand on.
     """
 
     ranges: str = "mse"
@@ -55,6 +58,8 @@ class Quantization:
     bits: Bits = field(default_factory=Bits)
     rounding: str | Rounding = "nearest"
     mode: str = "static"
+    equalize: bool = False
+    correct_bias: bool = False
 
     def __post_init__(self) -> None:
         known = ("nearest", "gptq", *NAMED)
@@ -87,7 +92,7 @@ def quantize(
     if model.is_quantized:
         raise PacklightError(f"{model.name} is quantized already; start from its float version")
     load_quantized_operators()
-    model = fold(model)
+    model = equalize(model, options.exclude) if options.equalize else fold(model)
     placement = place(model, numerics, options.exclude)
     if options.mode == "dynamic":
         placement = dynamic_placement(placement, numerics, model)
@@ -97,10 +102,13 @@ def quantize(
         reasons = "; ".join(f"{k}: {v}" for k, v in list(placement.kept_float.items())[:3])
         raise PacklightError(f"nothing in {model.name} can be quantized for this target ({reasons or 'no layer fits'})")
     looks = bool(placement.values) or options.rounding != "nearest" or options.bits.mixed is not None
+    looks = looks or options.correct_bias
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
     search = options.ranges != "minmax"
     bits = chosen_bits(model, placement, options.bits, numerics.weight, calibration, search)
+    if options.correct_bias:
+        own_biases(model, [k.first for k in placement.kernels if k.group.weighted])
     whole = model.copy()
     if options.bits.activations is None:
         placement.values = []
@@ -115,6 +123,8 @@ def quantize(
             form = replace(numerics.weight, bits=bits[kernel.first])
             _insert_weight(model, kernel, form, search)
     left = _round(propagate(model.tidy()), whole, calibration, options.rounding, on_block)
+    if options.correct_bias:
+        correct_biases(model, propagate(whole), calibration, on_layer=on_block)
     placement_notes = [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
     model.notes = (
         *model.notes,
