@@ -18,14 +18,16 @@ from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
-from packlight.model import Model, patterns_of
+from packlight.model import Model, Step, patterns_of
 from packlight.model.file import SUFFIX
+from packlight.model.operators import packet
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
 from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, layer_errors
 from packlight.passes.quantize import quantize as quantize_for
+from packlight.passes.renorm import renorm as renorm_on
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
@@ -114,6 +116,17 @@ def _call_factory(text: str) -> tuple[Any, Any]:
 def fold(model: Model) -> Model:
     """Fold every batch norm into the layer before it; outputs stay the same to rounding."""
     return fold_batch_norms(model)
+
+
+def renorm(model: Model, task: TaskLike, *, samples: int = 512) -> Model:
+    """A copy whose batch norms have the statistics of the task's calibration data, for networks whose own are of other
+    data. Before batch norms are folded, so before `quantize`. samples: >= 1, of that data, 128 a batch."""
+    if not any(packet(n) == "batch_norm" for n in model.nodes):
+        raise PacklightError(f"{model.name} has no batch norm; where it was folded, start from the network before that")
+    if samples < 1:
+        raise PacklightError(f"statistics need samples >= 1, got {samples}")
+    batches = [x for x, _ in batches_of(model, _task(task).data("calibration"), samples, 128)]
+    return renorm_on(model, batches).with_step(Step("renorm", options={"samples": samples}))
 
 
 def prunable(model: Model) -> Groups:

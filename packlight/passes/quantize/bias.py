@@ -7,8 +7,7 @@ float network, the layers before it quantized and corrected.
 
 We deviate in where the means are taken: of what later layers read, after the additions and the ReLU that follow, not of
 the layer's own outputs. Few bits make large values smaller. Where most are below 0, as in the last layers of
-ResNet-20, a bias that mends the mean before the ReLU lets through what it should stop: with weights of 4 bits that cost
-five points.
+ResNet-20, a bias that mends the mean before the ReLU lets through what it should stop, and did more harm than good.
 """
 
 from __future__ import annotations
