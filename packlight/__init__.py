@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         prunable,
         prune,
         quantize,
+        renorm,
         share_weights,
         transfer,
     )
@@ -51,6 +52,7 @@ _HOMES = {
         "prunable",
         "prune",
         "quantize",
+        "renorm",
         "share_weights",
         "transfer",
     ),
@@ -69,8 +71,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
-    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "share_weights", "statistics",
-    "transfer",
+    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "renorm", "share_weights",
+    "statistics", "transfer",
 ]  # fmt: skip
 
 

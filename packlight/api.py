@@ -18,8 +18,9 @@ from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
-from packlight.model import Model, patterns_of
+from packlight.model import Model, Step, patterns_of
 from packlight.model.file import SUFFIX
+from packlight.model.operators import packet
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.codebooks import Codebooks, input_moments
 from packlight.passes.codebooks import share_weights as share_in_tables
@@ -28,6 +29,7 @@ from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
 from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, Scales, layer_errors
 from packlight.passes.quantize import quantize as quantize_for
+from packlight.passes.renorm import renorm as renorm_on
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
@@ -118,6 +120,17 @@ def fold(model: Model) -> Model:
     return fold_batch_norms(model)
 
 
+def renorm(model: Model, task: TaskLike, *, samples: int = 512) -> Model:
+    """A copy whose batch norms have the statistics of the task's calibration data, for networks whose own are of other
+    data. Before batch norms are folded, so before `quantize`. samples: >= 1, of that data, 128 a batch."""
+    if not any(packet(n) == "batch_norm" for n in model.nodes):
+        raise PacklightError(f"{model.name} has no batch norm; where it was folded, start from the network before that")
+    if samples < 1:
+        raise PacklightError(f"statistics need samples >= 1, got {samples}")
+    batches = [x for x, _ in batches_of(model, _task(task).data("calibration"), samples, 128)]
+    return renorm_on(model, batches).with_step(Step("renorm", options={"samples": samples}))
+
+
 def prunable(model: Model) -> Groups:
     """What can be cut of a Model: families of channels, heads and widths, and what is never cut and why."""
     return groups_of(model)
@@ -177,6 +190,8 @@ def quantize(
     group: int | None = 32,
     symmetric: bool = True,
     scales: str = "float",
+    equalize: bool = False,
+    correct_bias: bool = False,
     on_batch: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
@@ -189,14 +204,15 @@ def quantize(
     no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float.
     ends: bits of the first and last layers' weights and inputs, where that is more. layers: bits of weights by
     layer-name pattern. mixed: bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq",
-    "adaround", "block", or a Rounding. scales: "float", or "power-of-two" for those of weights and of activations. What
-    stays in float otherwise, and why, is in the result's `notes`.
+    "adaround", "block", or a Rounding. scales: "float", or "power-of-two" for those of weights and of activations.
+    equalize: even weights across layers first. correct_bias: take out of biases what quantizing does to the means of
+    what layers hand on. What stays in float otherwise, and why, is in the result's `notes`.
     """
     if scales not in ("float", "power-of-two"):
         raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
     options = Quantization(
         ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed), rounding,
-        mode, Scales(group, symmetric, scales == "power-of-two"),
+        mode, Scales(group, symmetric, scales == "power-of-two"), equalize, correct_bias,
     )  # fmt: skip
     numerics = targets.get(target).numerics
     given = Task("none") if task is None else _task(task)

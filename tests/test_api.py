@@ -31,10 +31,11 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
     [
         ("load", "source example_inputs dynamic name"),
         ("fold", "model"),
+        ("renorm", "model task samples"),
         (
             "quantize",
             "model task target ranges samples exclude mode weights activations ends layers mixed rounding "
-            "on_batch on_block",
+            "equalize correct_bias on_batch on_block",
         ),
         ("finetune", "model task epochs learning_rate teacher distillation options hooks checkpoint log on_step"),
         ("distill", "teacher task student width options distillation features control on_stage on_step"),
@@ -48,6 +49,20 @@ def test_the_signatures_are_those_of_the_manual(name, parameters):
     function = getattr(pl, name)
     assert list(inspect.signature(function).parameters) == parameters.split()
     assert inspect.getdoc(function)
+
+
+def test_batch_norms_take_up_the_statistics_of_the_calibration_data():
+    strange = digits(calibration=images(256) * 3 + 2)
+    model, made = trained(), pl.renorm(trained(), strange, samples=200)
+    assert not torch.equal(made.named_tensors()["norm.running_mean"], model.named_tensors()["norm.running_mean"])
+    assert str(made.lineage[-1]) == "renorm(samples=200)" and made.lineage[:-1] == model.lineage
+    moved = {"test": (digits().test.inputs[0] * 3 + 2, digits().test.targets)}
+    before, after = (pl.measure(m, digits(**moved))["quality"].value for m in (model, made))
+    assert after > before + 10
+    with pytest.raises(PacklightError, match="has no batch norm; where it was folded"):
+        pl.renorm(pl.fold(trained()), strange)
+    with pytest.raises(PacklightError, match="samples >= 1, got 0"):
+        pl.renorm(trained(), strange, samples=0)
 
 
 # load

@@ -300,8 +300,10 @@ def test_targets_are_listed(run):
 
 
 def test_quantize_saves_a_model_that_measures_like_one(run, tmp_path):
-    code, out, error = run("quantize", "net.plm", "--task", "good.py", "--out", tmp_path / "q.plm", "--exclude", "head")
+    words = ("--exclude", "head", "--equalize", "--correct-bias")
+    code, out, error = run("quantize", "net.plm", "--task", "good.py", "--out", tmp_path / "q.plm", *words)
     assert (code, error) == (0, "")
+    assert "equalize=True, correct_bias=True" in out
     assert "note: head stays in float: excluded by name" in out and "wrote" in out
     code, out, _ = run("measure", tmp_path / "q.plm", "--task", "good.py", "--json")
     assert code == 0

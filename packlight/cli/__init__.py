@@ -141,6 +141,10 @@ def quantize(
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="With --mode weights: a zero point beside every scale.")
     ] = False,
+    equalize: Annotated[bool, typer.Option("--equalize", help="Even weights across layers first.")] = False,
+    correct_bias: Annotated[
+        bool, typer.Option("--correct-bias", help="Take the mean error of what each layer hands on out of its bias.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a network for a target, to int8 unless told otherwise, and save it as a .plm file."""
@@ -151,6 +155,7 @@ def quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
             weights=weights, activations=activations or None, ends=ends, layers=by_name, mixed=mixed, rounding=rounding,
             group=group or None, symmetric=not asymmetric, scales=scales,
+            equalize=equalize, correct_bias=correct_bias,
             on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)

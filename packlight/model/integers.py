@@ -79,21 +79,30 @@ def settle_biases(model: Model) -> Model:
     compute what the file will. A bias that several layers share stays as it is.
     """
     for node in model.nodes:
-        if kind(node) != "contraction" or len(node.args) < 3:
-            continue
-        data, weight, bias = node.args[:3]
-        if not (isinstance(data, Node) and isinstance(weight, Node) and isinstance(bias, Node)):
-            continue
-        if (packet(data), packet(weight)) != ("dequantize_per_tensor", "dequantize_per_channel"):
-            continue
-        if isinstance(data.args[1], Node):
-            continue  # a range taken at run time: the bias is added in float
-        scales = weight.args[1]
-        if bias.op == "get_attr" and len(bias.users) == 1 and isinstance(scales, Node):
-            value = model.tensor(bias)
+        unit = bias_unit(model, node)
+        if unit is not None:
+            value = model.tensor(cast("Node", node.args[2]))
             with torch.no_grad():
-                value.copy_(settled_bias(value, float(data.args[1]) * model.tensor(scales).double()))  # type: ignore[arg-type]
+                value.copy_(settled_bias(value, unit))
     return model
+
+
+def bias_unit(model: Model, layer: Node) -> Tensor | None:
+    """The unit of a quantized layer's int32 accumulator, float64 [channels] or [1]; None where its bias is added in
+    float, is shared, or is not there."""
+    if kind(layer) != "contraction" or len(layer.args) < 3:
+        return None
+    data, weight, bias = layer.args[:3]
+    if not (isinstance(data, Node) and isinstance(weight, Node) and isinstance(bias, Node)):
+        return None
+    if (packet(data), packet(weight)) != ("dequantize_per_tensor", "dequantize_per_channel"):
+        return None
+    step, scales = data.args[1], weight.args[1]
+    if isinstance(step, Node) or not isinstance(scales, Node):
+        return None  # a range taken at run time: the bias is added in float
+    if bias.op != "get_attr" or len(bias.users) > 1:
+        return None
+    return cast("float", step) * model.tensor(scales).double()
 
 
 def settled_bias(bias: Tensor, unit: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from packlight.model import Model, Step
 from packlight.model.operators import argument, packet
 
 # Axis of the weight that holds output channels.
-_OUTPUT_AXIS = {
+OUTPUT_AXIS = {
     "linear": 0, "conv1d": 0, "conv2d": 0, "conv3d": 0,
     "conv_transpose1d": 1, "conv_transpose2d": 1, "conv_transpose3d": 1,
 }  # fmt: skip
@@ -34,7 +34,7 @@ def fold(model: Model) -> Model:
 
 def _fold_one(model: Model, norm: Node) -> bool:
     layer = norm.args[0]
-    if not isinstance(layer, Node) or packet(layer) not in _OUTPUT_AXIS or len(layer.users) != 1:
+    if not isinstance(layer, Node) or packet(layer) not in OUTPUT_AXIS or len(layer.users) != 1:
         return False
     weight_node, bias_node = argument(layer, "weight"), argument(layer, "bias")
     constants = [weight_node, argument(norm, "running_mean"), argument(norm, "running_var")]
@@ -47,10 +47,10 @@ def _fold_one(model: Model, norm: Node) -> bool:
     gamma, beta, bias = (None if n is None else model.tensor(n).detach() for n in affine)
     new_weight, new_bias = folded(
         weight, bias, mean, variance, gamma, beta, argument(norm, "eps"),
-        _OUTPUT_AXIS[packet(layer)], argument(layer, "groups") if packet(layer) != "linear" else 1,
+        OUTPUT_AXIS[packet(layer)], argument(layer, "groups") if packet(layer) != "linear" else 1,
     )  # fmt: skip
-    _replace(model, layer, "weight", weight_node, new_weight)
-    _replace(model, layer, "bias", bias_node, new_bias)
+    set_constant(model, layer, "weight", weight_node, new_weight)
+    set_constant(model, layer, "bias", bias_node, new_bias)
     norm.replace_all_uses_with(layer)
     model.graph_module.graph.erase_node(norm)
     return True
@@ -77,8 +77,8 @@ def folded(
     return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
 
 
-def _replace(model: Model, layer: Node, role: str, old: Node | None, value: Tensor) -> None:
-    """Point one argument of a layer at a new parameter, leaving a tensor that others share as it is."""
+def set_constant(model: Model, layer: Node, role: str, old: Node | None, value: Tensor) -> None:
+    """Set a layer's weight or bias (role), in place; old: the node that it reads, of which others keep the value."""
     if old is not None and len(old.users) == 1:
         model.set_tensor(str(old.target), value, trainable=True)
         return

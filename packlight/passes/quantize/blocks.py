@@ -125,6 +125,25 @@ class Walker:
             for n in [n for n in run.env if self.last[n] < self.done]:
                 del run.env[n]
 
+    def ahead(self, node: Node, change: Callable[[Any], Any], end: Node) -> list[Any]:
+        """What a later node's value would be for each batch, were this one's changed; the walk stays where it is."""
+        found = []
+        with torch.no_grad():
+            for run in self.runs:
+                kept = run.env
+                run.env = changed = {**kept, node: change(kept[node])}
+                moved = {node}
+                for n in self.nodes[self.place[node] + 1 : self.place[end] + 1]:
+                    if moved.isdisjoint(n.all_input_nodes):
+                        if n not in kept:
+                            changed[n] = kept[n] = run.run_node(n)
+                    else:
+                        changed[n] = run.run_node(n)
+                        moved.add(n)
+                found.append(changed[end])
+                run.env = kept
+        return found
+
     def values(self, node: Node) -> list[Any]:
         """A node's value for each batch."""
         return [run.env[node] for run in self.runs]

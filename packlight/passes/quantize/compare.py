@@ -19,6 +19,7 @@ from packlight.model.operators import load_quantized_operators, packet
 from packlight.model.shapes import propagate
 from packlight.passes.fold import fold
 from packlight.passes.quantize.blocks import Batch, Walker, is_weight
+from packlight.passes.quantize.equalize import equalize
 from packlight.passes.quantize.ranges import affine, fake_quantize
 
 _PERFECT = 200.0  # dB, where nothing differs
@@ -56,7 +57,7 @@ def layer_errors(whole: Model, quantized: Model, batches: Sequence[Batch]) -> li
     load_quantized_operators()
     if whole.is_quantized:
         raise PacklightError(f"{whole.name} is quantized; give the float network that the other was made of first")
-    whole, quantized = propagate(fold(whole)), quantized.copy().eval()
+    whole, quantized = propagate(_as_quantized(whole, quantized)), quantized.copy().eval()
     known = {n.name: n for n in whole.nodes}
     now, then = Walker(quantized, batches), Walker(whole, batches)
     found = []
@@ -75,6 +76,15 @@ def layer_errors(whole: Model, quantized: Model, batches: Sequence[Batch]) -> li
     if not found:
         raise PacklightError(f"{quantized.name} has no layer with quantized weights")
     return sorted(found, key=lambda e: e.own)
+
+
+def _as_quantized(whole: Model, quantized: Model) -> Model:
+    """The float Model, as it was when its values were quantized: folded, and equalized where the other was."""
+    done = {step.name for step in whole.lineage}
+    for step in quantized.lineage:
+        if step.name == "equalize" and "equalize" not in done:
+            return equalize(whole, tuple(step.options["exclude"]))
+    return fold(whole)
 
 
 def _errors(layer: str, node: Node, twin: Node, now: Walker, then: Walker) -> LayerError:

@@ -23,9 +23,11 @@ from packlight.model.operators import load_quantized_operators, packet
 from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
+from packlight.passes.quantize.bias import correct_biases, own_biases
 from packlight.passes.quantize.bits import Bits, chosen_bits
 from packlight.passes.quantize.calibrate import RANGES, Histogram, grid_of, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
+from packlight.passes.quantize.equalize import equalize
 from packlight.passes.quantize.gptq import gptq
 from packlight.passes.quantize.groups import Scales, insert_blocks, weights_placement
 from packlight.passes.quantize.placement import Kernel, Placement, place
@@ -49,7 +51,8 @@ class Quantization:
     activations. rounding: "nearest", "gptq", "adaround" (layer by layer), "block" (block by block, activations
     quantized at random), or a Rounding of your own. mode: "static" (ranges of activations from calibration data),
     "dynamic" (taken at run time, where the target can; no data needed) or "weights" (activations stay in float, and
-    linear layers' weights have the `scales` of blocks; no data needed to round to the nearest).
+    linear layers' weights have the `scales` of blocks; no data needed to round to the nearest). equalize: even weights
+    across layers first. correct_bias: take out of biases what quantizing does to the means of what layers hand on.
     """
 
     ranges: str = "mse"
@@ -59,6 +62,8 @@ class Quantization:
     rounding: str | Rounding = "nearest"
     mode: str = "static"
     scales: Scales = field(default_factory=Scales)
+    equalize: bool = False
+    correct_bias: bool = False
 
     def __post_init__(self) -> None:
         known = ("nearest", "gptq", *NAMED)
@@ -93,7 +98,7 @@ def quantize(
     if model.is_quantized:
         raise PacklightError(f"{model.name} is quantized already; start from its float version")
     load_quantized_operators()
-    model = fold(model)
+    model = equalize(model, options.exclude) if options.equalize else fold(model)
     placement = place(model, numerics, options.exclude)
     if options.mode == "dynamic":
         placement = dynamic_placement(placement, numerics, model)
@@ -108,12 +113,15 @@ def quantize(
     if options.bits.activations is None:
         placement.values = []
     looks = bool(placement.values) or options.rounding != "nearest" or options.bits.mixed is not None
+    looks = looks or options.correct_bias
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
     search = options.ranges != "minmax"
     power = options.scales.power_of_two
     weight_form = replace(_weight_form(numerics.weight, options), power_of_two=power)
     bits = chosen_bits(model, placement, options.bits, weight_form, calibration, search)
+    if options.correct_bias:
+        own_biases(model, [k.first for k in placement.kernels if k.group.weighted])
     whole = model.copy()
     observed = [v for v in placement.values if placement.root(v) is v]
     histograms = observe(model, observed, calibration, on_batch) if observed else {}
@@ -130,6 +138,8 @@ def quantize(
         elif kernel.group.weighted:
             _insert_weight(model, kernel, replace(form, symmetric=numerics.weight.symmetric), search)
     left = _round(propagate(model.tidy()), whole, calibration, _rounding(options), on_block)
+    if options.correct_bias:
+        correct_biases(model, propagate(whole), calibration, on_layer=on_block)
     notes += [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
     model.notes = (
         *model.notes,

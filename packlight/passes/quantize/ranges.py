@@ -25,7 +25,7 @@ class Affine(NamedTuple):
 
 _TINY = 1e-12
 _OCTAVES = 5  # that a power of two may clip
-_LARGEST_BIAS = 2**30
+LARGEST_BIAS = 2**30  # in units of the int32 accumulator
 
 
 def affine(low: Tensor, high: Tensor, form: Format) -> Affine:
@@ -173,7 +173,7 @@ def _least(centres: Tensor, counts: Tensor, low: Tensor, high: Tensor, form: For
 def room_for_bias(scales: Tensor, bias: Tensor, input_scale: float, power_of_two: bool = False) -> Tensor:
     """Weight scales, raised where |bias| / (input_scale · scale) would leave int32: channels whose weights are all
     but zero have tiny scales. A single scale serves the largest bias."""
-    least = bias.detach().double().abs() / (_LARGEST_BIAS * input_scale)
+    least = bias.detach().double().abs() / (LARGEST_BIAS * input_scale)
     if len(scales) == 1:
         least = least.amax().reshape(1)
     raised = torch.maximum(scales.double(), least).to(scales.dtype)
