@@ -23,7 +23,7 @@ from packlight.model.operators import load_quantized_operators, packet
 from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
-from packlight.passes.quantize.bits import Bits, chosen_bits
+from packlight.passes.quantize.bits import Bits, Look, chosen_bits
 from packlight.passes.quantize.calibrate import RANGES, Histogram, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.gptq import gptq
@@ -31,6 +31,7 @@ from packlight.passes.quantize.placement import Kernel, Placement, place
 from packlight.passes.quantize.ranges import affine, room_for_bias, weight_scales
 from packlight.passes.quantize.rounding import NAMED, Rounding, learn_rounding
 from packlight.passes.quantize.storage import storable, store
+from packlight.passes.sensitivity.change import distance_for
 from packlight.task import Task
 
 _BATCH = 32
@@ -100,7 +101,8 @@ def quantize(
     data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
     calibration = [x for x, _ in data]
     search = options.ranges != "minmax"
-    bits = chosen_bits(model, placement, options.bits, numerics.weight, calibration, search)
+    look = Look(numerics.weight, calibration, search, distance_for(task, model))
+    bits, told = chosen_bits(model, placement, options.bits, look)
     whole = model.copy()
     if options.bits.activations is None:
         placement.values = []
@@ -120,6 +122,7 @@ def quantize(
         *model.notes,
         *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()),
         *placement_notes,
+        *told,
     )
     return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
 
