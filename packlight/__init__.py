@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         prunable,
         prune,
         quantize,
+        sensitivity,
         transfer,
     )
     from packlight.errors import PacklightError
@@ -50,6 +51,7 @@ _HOMES = {
         "prunable",
         "prune",
         "quantize",
+        "sensitivity",
         "transfer",
     ),
     "packlight.errors": ("PacklightError",),
@@ -67,7 +69,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
-    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "statistics", "transfer",
+    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "sensitivity", "statistics",
+    "transfer",
 ]  # fmt: skip
 
 

@@ -33,9 +33,10 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         ("fold", "model"),
         (
             "quantize",
-            "model task target ranges samples exclude mode weights activations ends layers mixed rounding "
-            "on_batch on_block",
+            "model task target ranges samples exclude mode weights activations ends layers mixed budget "
+            "rounding on_batch on_block",
         ),
+        ("sensitivity", "model task measure samples target probes seed cache"),
         ("finetune", "model task epochs learning_rate teacher distillation options hooks checkpoint log on_step"),
         ("distill", "teacher task student width options distillation features control on_stage on_step"),
         ("transfer", "model task classes modes time_limit options on_stage"),
