@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         prune,
         quantize,
         renorm,
+        sensitivity,
         share_weights,
         transfer,
     )
@@ -53,6 +54,7 @@ _HOMES = {
         "prune",
         "quantize",
         "renorm",
+        "sensitivity",
         "share_weights",
         "transfer",
     ),
@@ -71,8 +73,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
-    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "renorm", "share_weights",
-    "statistics", "transfer",
+    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "renorm", "sensitivity",
+    "share_weights", "statistics", "transfer",
 ]  # fmt: skip
 
 

@@ -30,6 +30,9 @@ from packlight.passes.prune import prunable as groups_of
 from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, Scales, layer_errors
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.passes.renorm import renorm as renorm_on
+from packlight.passes.sensitivity.cache import cache_folder
+from packlight.passes.sensitivity.table import Sensitivities
+from packlight.search.bits import parse_drop, within_drop
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
@@ -37,6 +40,7 @@ from packlight.search.distill import distill as distill_beside
 from packlight.search.pruning.gradual import Gradual
 from packlight.search.pruning.prune import prune_with
 from packlight.search.result import Result
+from packlight.search.sensitivity import sensitivity as measured_sensitivity
 from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.sources import from_module
@@ -185,7 +189,8 @@ def quantize(
     activations: int | None = 8,
     ends: int = 8,
     layers: Mapping[str, int] | None = None,
-    mixed: float | None = None,
+    mixed: float | str | None = None,
+    budget: str | None = None,
     rounding: str | Rounding = "nearest",
     group: int | None = 32,
     symmetric: bool = True,
@@ -203,20 +208,25 @@ def quantize(
     `group` along the input axis (16, 32, 64, 128, 256; None: one an output), without zero points if `symmetric`; needs
     no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float.
     ends: bits of the first and last layers' weights and inputs, where that is more. layers: bits of weights by
-    layer-name pattern. mixed: bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq",
-    "adaround", "block", or a Rounding. scales: "float", or "power-of-two" for those of weights and of activations.
-    equalize: even weights across layers first. correct_bias: take out of biases what quantizing does to the means of
-    what layers hand on. What stays in float otherwise, and why, is in the result's `notes`.
+    layer-name pattern. mixed: bits a weight in the mean, given to layers as measured; or "global", "local" or "mixed"
+    with a budget: "200kB" of weights, "4bits" a weight, or "drop<=0.5points" on validation data, measured. rounding:
+    "nearest", "gptq", "adaround", "block", or a Rounding. scales: "float", or "power-of-two" for those of weights and
+    of activations. equalize: even weights across layers first. correct_bias: take out of biases what quantizing does to
+    the means of what layers hand on. What stays in float otherwise, and why, and which layers have how many bits is in
+    the result's `notes`.
     """
     if scales not in ("float", "power-of-two"):
         raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
+    numerics, data = targets.get(target).numerics, Task("none") if task is None else _task(task)
+    most = parse_drop(budget) if budget is not None else None
+    given = "8bits" if most is not None and isinstance(mixed, str) else budget  # each try has its own
     options = Quantization(
-        ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed), rounding,
-        mode, Scales(group, symmetric, scales == "power-of-two"), equalize, correct_bias,
+        ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed, given),
+        rounding, mode, Scales(group, symmetric, scales == "power-of-two"), equalize, correct_bias,
     )  # fmt: skip
-    numerics = targets.get(target).numerics
-    given = Task("none") if task is None else _task(task)
-    return quantize_for(model, given, numerics, options, on_batch=on_batch, on_block=on_block)
+    if most is not None:
+        return within_drop(model, data, numerics, options, most, on_batch=on_batch, on_block=on_block)
+    return quantize_for(model, data, numerics, options, on_batch=on_batch, on_block=on_block)
 
 
 def share_weights(
@@ -258,6 +268,31 @@ def compare_layers(model: Model, quantized: Model, task: TaskLike, *, samples: i
     """
     data = batches_of(model, _task(task).data("calibration"), samples, 32)
     return layer_errors(model, quantized, even_batches([x for x, _ in data]))
+
+
+def sensitivity(
+    model: Model,
+    task: TaskLike,
+    *,
+    measure: str = "fisher",
+    samples: int = 256,
+    target: str | targets.Target = "onnxruntime",
+    probes: int = 16,
+    seed: int = 0,
+    cache: bool | str | os.PathLike[str] = True,
+) -> Sensitivities:
+    """How much every linear layer and convolution matters, batch norms folded.
+
+    measure: "removal" (what the outputs lose without the weight), "gradient", "fisher" or "hessian" (of the task's loss
+    on training data), "inputs" or "activations" (statistics of what layers read and give), "quantization" (what 2 to 8
+    bits of the weight, in the target's format, do to the outputs). samples: of training data for the loss, of
+    calibration data otherwise. probes, seed: of "hessian". cache: the answer is kept in a folder, by default
+    $PACKLIGHT_CACHE or the user's cache folder; False keeps nothing.
+    """
+    return measured_sensitivity(
+        load(model), _task(task), measure, samples, targets.get(target).numerics.weight, probes, seed,
+        (cache_folder() if cache is True else Path(cache)) if cache else None,
+    )  # fmt: skip
 
 
 def finetune(

@@ -18,6 +18,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept between runs is not kept between runs of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PACKLIGHT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def exporter() -> Iterator[Child]:
     """A child process that converts for ONNX Runtime: starting one takes seconds, so tests may share it."""

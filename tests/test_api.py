@@ -34,9 +34,10 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         ("renorm", "model task samples"),
         (
             "quantize",
-            "model task target ranges samples exclude mode weights activations ends layers mixed rounding "
-            "equalize correct_bias on_batch on_block",
+            "model task target ranges samples exclude mode weights activations ends layers mixed budget rounding "
+            "group symmetric scales equalize correct_bias on_batch on_block",
         ),
+        ("sensitivity", "model task measure samples target probes seed cache"),
         ("finetune", "model task epochs learning_rate teacher distillation options hooks checkpoint log on_step"),
         ("distill", "teacher task student width options distillation features control on_stage on_step"),
         ("transfer", "model task classes modes time_limit options on_stage"),

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import packlight as pl
-from packlight.cli import layers, options, outputs, progress, pruning, sharing, show
+from packlight.cli import layers, options, outputs, progress, pruning, sensitivity, sharing, show
 from packlight.cli.options import (
     BatchOption,
     EpochsOption,
@@ -132,7 +132,12 @@ def quantize(
     layer: Annotated[
         list[str] | None, typer.Option(help="PATTERN=BITS of weights; may be repeated, the last that fits counts.")
     ] = None,
-    mixed: Annotated[float | None, typer.Option(help="Bits a weight in the mean; each layer gets its own.")] = None,
+    mixed: Annotated[
+        str | None, typer.Option(help="Bits a weight in the mean; or global, local or mixed with --budget.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Of --mixed: 200kB of weights, 4bits a weight, drop<=0.5points; 20dB of local.")
+    ] = None,
     rounding: Annotated[str, typer.Option(help="nearest, gptq, adaround or block.")] = "nearest",
     group: Annotated[
         int, typer.Option(help="With --mode weights: inputs of a linear layer that share a scale; 0: all of them.")
@@ -153,10 +158,10 @@ def quantize(
     with progress.steps("calibrating", as_json) as advance:
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
-            weights=weights, activations=activations or None, ends=ends, layers=by_name, mixed=mixed, rounding=rounding,
+            weights=weights, activations=activations or None, ends=ends, layers=by_name,
+            mixed=options.bits_or_preset(mixed), budget=budget, rounding=rounding,
             group=group or None, symmetric=not asymmetric, scales=scales,
-            equalize=equalize, correct_bias=correct_bias,
-            on_batch=advance, on_block=lambda done, of: advance(),
+            equalize=equalize, correct_bias=correct_bias, on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)
     outputs.wrote(out, made, as_json)
@@ -165,6 +170,7 @@ def quantize(
 app.command()(pruning.prune)
 app.command()(layers.compare_layers)
 app.command()(sharing.share_weights)
+app.command()(sensitivity.sensitivity)
 
 
 @app.command()

@@ -44,3 +44,11 @@ def pattern_and_bits(given: str) -> tuple[str, int]:
     if not found or not pattern or not bits.isdigit():
         raise PacklightError(f"--layer {given}: give a layer-name pattern and bits, e.g. 'head*=8'")
     return pattern, int(bits)
+
+
+def bits_or_preset(given: str | None) -> float | str | None:
+    """A number where it is one."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given

@@ -36,6 +36,18 @@ def check_file(out: Path) -> None:
     make_folder(out.parent)
 
 
+def check_page(path: Path | None, option: str) -> None:
+    """Refuse a page that cannot be written before any work starts."""
+    if path is None:
+        return
+    if path.suffix != ".html":
+        raise PacklightError(f"{option} {path}: it is a page; name it {path.stem or 'page'}.html")
+    if path.is_dir() or not path.parent.is_dir():
+        raise PacklightError(f"cannot write {path}: " + (
+            "it is a folder" if path.is_dir() else f"folder {path.parent} does not exist"
+        ))  # fmt: skip
+
+
 @contextmanager
 def folder(out: Path) -> Iterator[None]:
     """An output folder that can be written to, made now; when the work fails, none is left that was not there."""

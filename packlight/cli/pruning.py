@@ -88,7 +88,7 @@ def prune(
     from packlight.task import Task
 
     outputs.check_file(out)
-    _check_report(report)
+    outputs.check_page(report, "--report")
     pruning = {
         "keep": keep, "by": by, "scope": scope, "score": score, "multiple": multiple, "least": least, "seed": seed,
         "kinds": tuple(cut) if cut else None, "exclude": tuple(exclude) if exclude else None,
@@ -144,17 +144,6 @@ def _chosen(path: Path | None, pruning: dict[str, Any], fit: dict[str, Any], res
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _check_report(report: Path | None) -> None:
-    if report is None:
-        return
-    if report.suffix != ".html":
-        raise PacklightError(f"--report {report}: the report is a page; name it report.html")
-    if report.is_dir() or not report.parent.is_dir():
-        raise PacklightError(f"cannot write {report}: " + (
-            "it is a folder" if report.is_dir() else f"folder {report.parent} does not exist"
-        ))  # fmt: skip
 
 
 def _write_report(path: Path, told: dict[str, Any], name: str) -> None:

@@ -6,7 +6,7 @@ are sums of a number an element; `taylor` and `fisher` are squares of such sums 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,10 @@ from torch.fx import Interpreter, Node
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.operators import packet
+from packlight.passes.gradients import Batches, Loss, gradients
 from packlight.passes.prune.groups import Groups
 
 Values = NDArray[np.float64]
-Batches = Iterable[tuple[tuple[Tensor, ...], Tensor | None]]
-Loss = Callable[[Sequence[Tensor], Tensor], Tensor]
 _OF_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda w: w.abs(),
     "l2": lambda w: w.square(),
@@ -90,25 +89,13 @@ def _distances(weight: Tensor) -> Tensor:
 
 def _with_gradients(groups: Groups, model: Model, score: str, evidence: Evidence) -> Values:
     total: Values | None = None
-    parameters = dict(model.named_parameters())
     count = 0
-    for inputs, targets in evidence.batches:
-        if targets is None:
-            raise PacklightError(f"score {score!r} needs targets; the data has none. Use l2, which needs no data")
-        model.graph_module.zero_grad(set_to_none=True)
-        outputs = model.flat(*inputs)
-        evidence.loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
-        found = {n: (p.detach(), p.grad) for n, p in parameters.items() if p.grad is not None}
-        broken = next((n for n, (_, g) in found.items() if not bool(torch.isfinite(g).all())), None)
-        if broken is not None:
-            raise PacklightError(f"the gradient of {broken} is NaN or infinite; score by l2, or fine-tune the network")
+    for found in gradients(model, evidence.batches, evidence.loss, f"score {score!r}"):
         mine = groups.sums({n: _ELEMENTS[score](w, g) for n, (w, g) in found.items()})
         mine = mine * mine if score == "fisher" else mine
         total = mine if total is None else total + mine
         count += 1
-    model.graph_module.zero_grad(set_to_none=True)
-    if total is None:
-        raise PacklightError(f"score {score!r} needs data; the task's training data is empty")
+    assert total is not None
     mean = total / count
     return mean * mean if score == "taylor" else mean
 

@@ -12,22 +12,32 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.model import Model, matching
 from packlight.model.numerics import Format
-from packlight.passes.quantize.mixed import assign, damages
+from packlight.passes.quantize.mixed import Roundings, damage_table
 from packlight.passes.quantize.placement import Placement
+from packlight.passes.quantize.presets import PRESETS, equal_bits, local_bits, mean_bits, parse_limit
+from packlight.passes.quantize.refine import choose
+from packlight.passes.sensitivity.cache import cache_folder
+from packlight.passes.sensitivity.change import SQUARED, Changes, Distance
 
 
 @dataclass(frozen=True)
 class Bits:
     """weights: 2 to 8. activations: 2 to 8; None: they stay in float. ends: of what the first and the last layers read
     and of their weights, where that is more than the others'. layers: of weights by layer-name pattern, over `weights`
-    and `ends`; of several patterns that fit the last counts. mixed: of a weight in the mean, of which each layer gets 2
-    to 8, as measured to change the outputs least; `layers` and `ends` hold."""
+    and `ends`; of several patterns that fit the last counts.
+
+    mixed: how weights get theirs within `budget` in place of `weights`, while `layers` and `ends` hold: "global" (one
+    number for all), "local" (each layer the fewest at which its weight's signal-to-noise ratio reaches one threshold
+    for all) or "mixed" (by what each does to the outputs); a number is "mixed" with that many bits in the mean.
+    budget: "200kB" of weights, "4bits" a weight in the mean, or of "local" its threshold, "20dB".
+    """
 
     weights: int = 8
     activations: int | None = 8
     ends: int = 8
     layers: Mapping[str, int] = field(default_factory=dict)
-    mixed: float | None = None
+    mixed: float | str | None = None
+    budget: str | None = None
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {"weights": self.weights, "activations": self.activations, "ends": self.ends}
@@ -36,15 +46,32 @@ class Bits:
                 continue
             if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
                 raise PacklightError(f"quantization of {name} takes 2 to 8 bits, got {bits!r}")
-        if self.mixed is not None and not 2 <= self.mixed <= 8:
+        if isinstance(self.mixed, str):
+            if self.mixed not in PRESETS:
+                raise PacklightError(f"mixed {self.mixed!r}: choose {', '.join(PRESETS)}, or bits a weight in the mean")
+            if self.budget is None:
+                raise PacklightError(f"mixed {self.mixed!r} needs a budget, e.g. 200kB or 4bits")
+            parse_limit(self.budget, self.mixed)
+        elif self.budget is not None:
+            raise PacklightError(f"budget {self.budget!r} needs mixed: {', '.join(PRESETS)}")
+        elif self.mixed is not None and not 2 <= self.mixed <= 8:
             raise PacklightError(f"mixed precision takes 2 to 8 bits in the mean, got {self.mixed}")
 
 
-def chosen_bits(
-    model: Model, placement: Placement, bits: Bits, form: Format, batches: Sequence[tuple[Tensor, ...]], search: bool
-) -> dict[Node, int]:
-    """Of every weighted kernel's weight, by its first node, and of every value that is quantized for itself. batches:
-    calibration inputs, for `mixed`."""
+@dataclass(frozen=True)
+class Look:
+    """What bits are chosen by. form: of weights. batches: calibration inputs. search: whether weights are clipped by
+    squared error. distance: of outputs."""
+
+    form: Format
+    batches: Sequence[tuple[Tensor, ...]]
+    search: bool = True
+    distance: Distance = SQUARED
+
+
+def chosen_bits(model: Model, placement: Placement, bits: Bits, look: Look) -> tuple[dict[Node, int], list[str]]:
+    """Of every weighted kernel's weight, by its first node, and of every value that is quantized for itself; how they
+    were chosen, in words, where there was a choice."""
     found = dict.fromkeys(placement.values, bits.activations or 8)
     weighted = [k for k in placement.kernels if k.group.weighted]
     named = {model.layer(k.first): k.first for k in weighted}
@@ -54,17 +81,51 @@ def chosen_bits(
         found[kernel.first] = max(bits.ends, bits.weights) if end else bits.weights
         for value in kernel.inputs if end and bits.activations else ():
             found[placement.root(value)] = max(bits.ends, bits.activations or 0)
-    held: set[str] = set()
+    held: dict[Node, str] = {}
     for pattern, wanted in bits.layers.items():
         for name in matching(list(model.layers()), (pattern,)) & named.keys():
             found[named[name]] = wanted
-            held.add(name)
-    if bits.mixed is not None:
-        held |= {name for name, node in named.items() if node in outer and bits.ends > bits.mixed}
-        table = damages(model, list(named.values()), form, batches, search=search)
-        mixed = assign(table, bits.mixed, {name: found[named[name]] for name in held})
-        found |= {named[name]: n for name, n in mixed.items()}
-    return found
+            held[named[name]] = "set by name"
+    if bits.mixed is None or not named:
+        return found, []
+    forms = Roundings(model, list(named.values()), look.form, search=look.search)
+    sizes = {n: w.numel() for n, w in forms.weights.items()}
+    limit = parse_limit(bits.budget or f"{bits.mixed}bits", bits.mixed if isinstance(bits.mixed, str) else "mixed")
+    mean = mean_bits(limit, sizes)
+    for node in outer & sizes.keys():
+        if node not in held and bits.ends > (mean or 2):
+            held[node] = "first or last layer"
+            found[node] = bits.ends
+    fixed = {node: found[node] for node in held}
+    mixed, notes = _mixed(model, forms, sizes, fixed, mean, limit.value, bits.mixed, look)
+    return found | mixed, [*notes, *_told(model, mixed, held)]
+
+
+def _mixed(
+    model: Model, forms: Roundings, sizes: Mapping[Node, int], fixed: Mapping[Node, int], mean: float | None,
+    threshold: float, how: float | str, look: Look,
+) -> tuple[dict[Node, int], list[str]]:  # fmt: skip
+    if how == "global":
+        assert mean is not None
+        return equal_bits(forms, sizes, fixed, mean), []
+    if how == "local":
+        found, reached = local_bits(forms, sizes, fixed, mean, threshold)
+        return found, [f"bits by layer: the fewest at which the weight's signal-to-noise ratio is {reached:.1f} dB"]
+    assert mean is not None
+    table = damage_table(
+        model, list(sizes), look.form, look.batches, look.search, look.distance, cache_folder()
+    )  # fmt: skip
+    chosen = choose(Changes(model, look.batches, look.distance), forms, table, mean, fixed)
+    return dict(chosen.best.bits), chosen.notes(look.distance.what)
+
+
+def _told(model: Model, bits: Mapping[Node, int], held: Mapping[Node, str]) -> list[str]:
+    """Which layers have how many bits, the most first."""
+    lines = []
+    for b in sorted(set(bits.values()), reverse=True):
+        names = [model.layer(n) + (f" ({held[n]})" if n in held else "") for n, own in bits.items() if own == b]
+        lines.append(f"{b} bits: {', '.join(names)}")
+    return lines
 
 
 def ends_of(model: Model, placement: Placement) -> set[Node]:

@@ -24,7 +24,7 @@ from packlight.model.shapes import propagate
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
 from packlight.passes.quantize.bias import correct_biases, own_biases
-from packlight.passes.quantize.bits import Bits, chosen_bits
+from packlight.passes.quantize.bits import Bits, Look, chosen_bits
 from packlight.passes.quantize.calibrate import RANGES, Histogram, grid_of, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.equalize import equalize
@@ -34,6 +34,7 @@ from packlight.passes.quantize.placement import Kernel, Placement, place
 from packlight.passes.quantize.ranges import room_for_bias, weight_scales
 from packlight.passes.quantize.rounding import NAMED, Rounding, learn_rounding
 from packlight.passes.quantize.storage import storable, store
+from packlight.passes.sensitivity.change import distance_for
 from packlight.task import Task
 
 _BATCH = 32
@@ -119,7 +120,8 @@ def quantize(
     search = options.ranges != "minmax"
     power = options.scales.power_of_two
     weight_form = replace(_weight_form(numerics.weight, options), power_of_two=power)
-    bits = chosen_bits(model, placement, options.bits, weight_form, calibration, search)
+    look = Look(weight_form, calibration, search, distance_for(task, model))
+    bits, told = chosen_bits(model, placement, options.bits, look)
     if options.correct_bias:
         own_biases(model, [k.first for k in placement.kernels if k.group.weighted])
     whole = model.copy()
@@ -145,6 +147,7 @@ def quantize(
         *model.notes,
         *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()),
         *notes,
+        *told,
     )
     return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
 

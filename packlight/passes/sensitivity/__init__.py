@@ -1,0 +1,1 @@
+"""How much every layer matters, by one of several measures: computed once, remembered, asked by every pass."""
