@@ -108,7 +108,7 @@ def test_what_has_no_range_at_run_time_is_reported():
 
 
 def test_an_unknown_mode_is_one_clear_error():
-    with pytest.raises(PacklightError, match="mode 'fast': choose static or dynamic"):
+    with pytest.raises(PacklightError, match="mode 'fast': choose static, dynamic, weights"):
         Quantization(mode="fast")
 
 
