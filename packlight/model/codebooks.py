@@ -24,7 +24,8 @@ from packlight.model.operators import packet
 from packlight.model.shapes import shape_of
 
 _CAST = (torch.int32,)
-_CONSTANT = ("to", "view", "add")  # what an index goes through
+_VIEWS = ("view", "reshape")  # cutting channels makes the one the other
+_CONSTANT = ("to", "add", *_VIEWS)  # what an index goes through
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,17 @@ def _lookup(model: Model, result: Node) -> Lookup | None:
         counted.append(node.args[1])
         node = node.args[0]
         nodes.append(node)
-    pick: Any = node.args[0] if packet(node) == "view" else None
+    pick: Any = node.args[0] if packet(node) in _VIEWS else None
     if not isinstance(pick, Node) or packet(pick) != "index_select" or pick.args[1] != 0:
         return None
     table: Any = pick.args[0]
     index: Any = pick.args[2]
     nodes.append(pick)
-    while packet(index) in ("view", "add") and isinstance(index.args[0], Node):
+    while packet(index) in ("add", *_VIEWS) and isinstance(index.args[0], Node):
         nodes.append(index)
         index = index.args[0]
     padded = False
-    while packet(table) in ("view", "constant_pad_nd") and isinstance(table.args[0], Node):
+    while packet(table) in ("constant_pad_nd", *_VIEWS) and isinstance(table.args[0], Node):
         nodes.append(table)
         padded = padded or packet(table) == "constant_pad_nd"
         table = table.args[0]

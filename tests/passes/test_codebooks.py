@@ -107,6 +107,16 @@ def test_statistics_count_packed_indices_and_tables() -> None:
     assert ternary["body"].weight_bytes == 16 * 16 * 9 * 2 // 8 + 16 * 4 + 16 * 4, "indices, factors, bias"
 
 
+def test_where_channels_are_cut_off_the_indices_lookups_stay_lookups() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 8))
+    small = share_weights(pl.load(net, torch.zeros(2, 32)), Codebooks(bits=3))
+    cut = pl.prune(small, keep=0.5)
+    assert cut.named_tensors()["2.weight_index"].shape[0] < 24
+    assert len(lookups(cut)) == len(lookups(small)) == 3
+    assert 0.1 < pl.statistics(cut).weight_bytes / pl.statistics(small).weight_bytes < 0.7
+
+
 def test_excluded_layers_and_those_that_gain_nothing_stay_as_they_are() -> None:
     model = untrained()
     small = share_weights(model, Codebooks(bits=8, exclude=("head",)))
