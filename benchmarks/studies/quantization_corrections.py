@@ -1,6 +1,6 @@
 """What mends a float network for few bits, and what mends the quantized one: cross-layer equalisation, bias correction.
 
-512 calibration images of Fashion-MNIST, no labels, every weight to the nearest; judged on the 10,000 test images in
+256 calibration images of Fashion-MNIST, no labels, every weight to the nearest; judged on the 10,000 test images in
 PyTorch, paired with the float network and with nearest rounding alone. W4A8 is weights of 4 bits, activations of 8; the
 first and the last layer have 8 bits. MobileNetV2 has a ReLU6 between all layers that could be equalized, so that
 nothing is, and it has no such rows.
@@ -57,10 +57,10 @@ def study(folder: Path) -> Iterator[Finding]:
 
 def _arms(bits: Bits, even: bool) -> dict[str, Quantization]:
     """even: whether there is something to equalize."""
-    found = {"nearest": Quantization(bits=bits, samples=512)}
+    found = {"nearest": Quantization(bits=bits)}
     if even:
-        found["equalized"] = Quantization(bits=bits, samples=512, equalize=True)
-    found["bias-corrected"] = Quantization(bits=bits, samples=512, correct_bias=True)
+        found["equalized"] = Quantization(bits=bits, equalize=True)
+    found["bias-corrected"] = Quantization(bits=bits, correct_bias=True)
     if even:
-        found["both"] = Quantization(bits=bits, samples=512, equalize=True, correct_bias=True)
+        found["both"] = Quantization(bits=bits, equalize=True, correct_bias=True)
     return found
