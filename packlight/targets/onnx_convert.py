@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from packlight.errors import PacklightError
@@ -84,13 +85,15 @@ def name_operators(graph: ir.Model, layers: dict[str, str]) -> None:
     """Layer names on operators and values.
 
     layers: name of an exported node → the user's layer. Of the operators that a layer became, the last one bears
-    the layer's name, and so does its result; the others are called "layer/MatMul" and the like.
+    the layer's name, and so does its result; the others are called "layer/MatMul" and the like. A value that the
+    exporter called by some other layer's name gets a number.
     """
     for constant in list(graph.graph.initializers.values()):
         constant.name = (constant.name or "").removeprefix("network.")
     fixed = {v.name for v in (*graph.graph.inputs, *graph.graph.outputs)}
     taken = set(graph.graph.initializers) | fixed
     finished: set[str] = set()
+    named: set[ir.Value] = set()
     for node in reversed(list(graph.graph)):
         layer = next((layers[v.name] for v in node.outputs if v.name in layers), None)
         layer = layer or layers.get(node.metadata_props.get(_FX_NODE, "").partition(" ")[0].removeprefix("%"))
@@ -102,6 +105,13 @@ def name_operators(graph: ir.Model, layers: dict[str, str]) -> None:
         if len(node.outputs) == 1 and value.name not in fixed and layer not in taken and node.name == layer:
             taken.add(layer)
             value.name = layer
+            named.add(value)
+    for value in (v for node in graph.graph for v in node.outputs):
+        if (
+            value not in named and value.name in taken and value.name not in fixed
+        ):
+            value.name = next(n for i in count(1) if (n := f"{value.name}:{i}") not in taken)
+            taken.add(value.name)
 
 
 def unique_names(graph: ir.Model) -> None:
