@@ -135,7 +135,7 @@ TASK = ("--task", "good.py")
         (prune("--lr", "0.1", *TASK), "give --epochs"),
         (prune("--sensitivity"), "give --task"),
         (prune("--sensitivity", "--task", "unlabelled.py"), "has no validation data"),
-        (prune("--report", "p.txt"), "name it report.html"),
+        (prune("--report", "p.txt"), "name it p.html"),
         (prune("--report", "no/p.html"), "folder no does not exist"),
         (prune("--task", "gone.py"), "no file gone.py"),
         (prune(model="gone.plm"), "gone.plm does not exist"),

@@ -23,11 +23,16 @@ from packlight.model.lineage import digest
 _VERSION = 1  # of what is computed; a change of any measure's numbers raises it
 
 
-def cache_folder() -> Path:
-    """$PACKLIGHT_CACHE, else `packlight` in the user's folder for what can be made again."""
+def cache_folder() -> Path | None:
+    """$PACKLIGHT_CACHE, else `packlight` among what the user can make again; None of a user without a folder."""
     if given := os.environ.get("PACKLIGHT_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packlight"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "packlight"
+    try:
+        return Path.home() / ".cache" / "packlight"
+    except RuntimeError:
+        return None
 
 
 def key_of(model: Model, batches: Sequence[Sequence[torch.Tensor | None]], options: dict[str, Any]) -> str:
