@@ -107,9 +107,7 @@ def name_operators(graph: ir.Model, layers: dict[str, str]) -> None:
             value.name = layer
             named.add(value)
     for value in (v for node in graph.graph for v in node.outputs):
-        if (
-            value not in named and value.name in taken and value.name not in fixed
-        ):
+        if value not in named and value.name in taken and value.name not in fixed:
             value.name = next(n for i in count(1) if (n := f"{value.name}:{i}") not in taken)
             taken.add(value.name)
 

@@ -67,3 +67,15 @@ def test_equal_operator_names_are_told_apart():
     unique_names(model)
     names = [n.name for n in model.graph]
     assert names == ["a", "a_1", "a_2", "b", "a_3", "Relu_1"]
+
+
+def test_a_value_that_is_called_as_another_layer_is_gets_a_number():
+    b = Builder((1, 2))
+    first = b.node("Tanh", [b.x])
+    b.node("Relu", [b.node("Sigmoid", [first])])
+    for node, name in zip(b.nodes, ("own", "tanh_1", "y"), strict=True):
+        node.outputs[0].name = name
+    model = b.model()
+    name_operators(model, {"own": "tanh_1"})  # what the user calls tanh_1, the exporter calls "own"
+    assert [n.outputs[0].name for n in model.graph] == ["tanh_1", "tanh_1:1", "y"]
+    assert [v.name for n in model.graph for v in n.inputs] == ["x", "tanh_1", "tanh_1:1"]
