@@ -18,6 +18,7 @@ from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Numerics
 from packlight.model.operators import packet
+from packlight.model.shapes import propagate
 from packlight.passes.quantize.placement import Kernel, Placement
 
 _EPSILON = 2.0**-126  # the smallest scale, of a tensor that is all zero
@@ -59,3 +60,4 @@ def insert_dynamic(model: Model, kernels: Sequence[Kernel], numerics: Numerics) 
                 node.meta["layer"] = f"{layer}.{part}"
             made[value] = dq
         kernel.first.replace_input_with(value, made[value])
+    propagate(model)

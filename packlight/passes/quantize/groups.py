@@ -16,6 +16,7 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.model import Model
 from packlight.model.numerics import Format, Numerics
+from packlight.passes.quantize.pairs import insert_constant_pair
 from packlight.passes.quantize.placement import Kernel, Placement
 from packlight.passes.quantize.ranges import Affine, affine, clip_shares, fake_quantize, powers_around, weight_scales
 
@@ -74,21 +75,12 @@ def block_grid(rows: Tensor, form: Format, search: bool = True) -> Affine:
 
 def insert_blocks(model: Model, kernel: Kernel, form: Format, search: bool) -> str | None:
     """Put a quantize/dequantize pair with a scale a block behind a kernel's weight, in place; what is worth telling."""
-    graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
     source = kernel.first.args[1]
     assert isinstance(source, Node)
-    weight, name, layer = model.tensor(source), str(source.target), model.layer(kernel.first)
+    weight, layer = model.tensor(source), model.layer(kernel.first)
     block = block_of(weight.shape[1], form.group)
     scales, zeros = block_grid(weight.reshape(-1, block), form, search)
-    model.set_tensor(f"{name}_scale", scales)
-    model.set_tensor(f"{name}_zero_point", zeros)
-    with graph.inserting_before(kernel.first):
-        scale, zero = graph.get_attr(f"{name}_scale"), graph.get_attr(f"{name}_zero_point")
-        settings = (scale, zero, form.low, form.high, torch.int8, block)
-        q = graph.call_function(ops.quantize_per_channel_group.default, (source, *settings))
-        dq = graph.call_function(ops.dequantize_per_channel_group.default, (q, *settings, torch.float32))
-    q.meta["layer"], dq.meta["layer"] = f"{layer}.weight.quantize", f"{layer}.weight.dequantize"
-    kernel.first.replace_input_with(source, dq)
+    insert_constant_pair(model, source, kernel.first, scales, zeros, form, block)
     if form.group in (None, block):
         return None
     return f"{layer} has blocks of {block}: its {weight.shape[1]} inputs are no multiple of {form.group}"

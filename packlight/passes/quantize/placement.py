@@ -16,7 +16,7 @@ from torch.fx import Node
 from packlight.model import Model, matching
 from packlight.model.numerics import FusionGroup, Numerics
 from packlight.model.operators import kind, packet
-from packlight.model.shapes import propagate
+from packlight.model.shapes import with_shapes
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Placement:
 
 
 def place(model: Model, numerics: Numerics, exclude: Sequence[str] = ()) -> Placement:
-    """Decide for every operator of a (propagated) Model. exclude: layer-name patterns that stay in float."""
-    propagate(model)
+    """Decide for every operator of a Model. exclude: layer-name patterns that stay in float."""
+    with_shapes(model)
     excluded = matching(list(model.layers()), exclude) if exclude else set()
     kernels, kept = [], {}
     for node in model.nodes:

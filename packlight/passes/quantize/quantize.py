@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
 from packlight.errors import PacklightError
@@ -25,12 +27,13 @@ from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold
 from packlight.passes.quantize.bias import correct_biases, own_biases
 from packlight.passes.quantize.bits import Bits, Look, chosen_bits
-from packlight.passes.quantize.calibrate import RANGES, Histogram, grid_of, observe
+from packlight.passes.quantize.calibrate import RANGES, grid_of, observe
 from packlight.passes.quantize.dynamic import dynamic_placement, insert_dynamic
 from packlight.passes.quantize.equalize import equalize
 from packlight.passes.quantize.gptq import gptq
 from packlight.passes.quantize.groups import Scales, insert_blocks, weights_placement
-from packlight.passes.quantize.placement import Kernel, Placement, place
+from packlight.passes.quantize.pairs import insert_activation_pair, insert_constant_pair
+from packlight.passes.quantize.placement import Placement, place
 from packlight.passes.quantize.ranges import room_for_bias, weight_scales
 from packlight.passes.quantize.rounding import NAMED, Rounding, learn_rounding
 from packlight.passes.quantize.storage import storable, store
@@ -66,6 +69,11 @@ class Quantization:
     equalize: bool = False
     correct_bias: bool = False
 
+    @property
+    def clips(self) -> bool:
+        """Whether weights are clipped where that lowers the squared error."""
+        return self.ranges != "minmax"
+
     def __post_init__(self) -> None:
         known = ("nearest", "gptq", *NAMED)
         if not isinstance(self.rounding, Rounding) and self.rounding not in known:
@@ -99,13 +107,42 @@ def quantize(
     if model.is_quantized:
         raise PacklightError(f"{model.name} is quantized already; start from its float version")
     load_quantized_operators()
+    if options.mode == "weights":
+        options = replace(options, bits=replace(options.bits, activations=None))
     model = equalize(model, options.exclude) if options.equalize else fold(model)
+    placement, stored = _placed(model, numerics, options)
+    calibration = _calibration(model, task, placement, options)
+    look = Look(_weight_form(numerics.weight, options), calibration, options.clips, distance_for(task, model))
+    bits, told = chosen_bits(model, placement, options.bits, look)
+    if options.correct_bias:
+        own_biases(model, [k.first for k in placement.kernels if k.group.weighted])
+    whole = model.copy()
+    _quantize_activations(model, placement, numerics, options, calibration, bits, on_batch)
+    store(model, stored, replace(numerics.weight, bits=8, per_channel=True, power_of_two=options.scales.power_of_two),
+          search=options.clips)  # fmt: skip
+    uneven = _quantize_weights(model, placement, numerics, options, look.form, bits)
+    model.tidy()
+    left = _round(model, whole, calibration, options, on_block)
+    if options.correct_bias:
+        correct_biases(propagate(model), propagate(whole), calibration, on_layer=on_block)
+    model.notes = (
+        *model.notes,
+        *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()),
+        *uneven,
+        *(f"{layer} is rounded to the nearest: gptq does not take it" for layer in left),
+        *told,
+    )
+    return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
+
+
+def _placed(model: Model, numerics: Numerics, options: Quantization) -> tuple[Placement, dict[Node, Node]]:
+    """What is quantized, and the constants that are stored (→ their readers). Raises PacklightError where that is
+    nothing."""
     placement = place(model, numerics, options.exclude)
     if options.mode == "dynamic":
         placement = dynamic_placement(placement, numerics, model)
     if options.mode == "weights":
         placement = weights_placement(placement, options.scales, numerics)
-        options = replace(options, bits=replace(options.bits, activations=None))
     stored, kept = storable(model, numerics, matching(list(model.layers()), options.exclude))
     placement.kept_float |= kept
     if not placement.kernels and not stored:
@@ -113,43 +150,47 @@ def quantize(
         raise PacklightError(f"nothing in {model.name} can be quantized for this target ({reasons or 'no layer fits'})")
     if options.bits.activations is None:
         placement.values = []
-    looks = bool(placement.values) or options.rounding != "nearest" or options.bits.mixed is not None
-    looks = looks or options.correct_bias
-    data = batches_of(model, task.data("calibration"), options.samples, _BATCH) if looks else []
-    calibration = [x for x, _ in data]
-    search = options.ranges != "minmax"
-    power = options.scales.power_of_two
-    weight_form = replace(_weight_form(numerics.weight, options), power_of_two=power)
-    look = Look(weight_form, calibration, search, distance_for(task, model))
-    bits, told = chosen_bits(model, placement, options.bits, look)
-    if options.correct_bias:
-        own_biases(model, [k.first for k in placement.kernels if k.group.weighted])
-    whole = model.copy()
+    return placement, stored
+
+
+def _calibration(model: Model, task: Task, placement: Placement, options: Quantization) -> list[tuple[Tensor, ...]]:
+    """Batches of inputs, where anything looks at them."""
+    looks = placement.values or options.rounding != "nearest" or options.bits.mixed is not None or options.correct_bias
+    return [x for x, _ in batches_of(model, task.data("calibration"), options.samples, _BATCH)] if looks else []
+
+
+def _quantize_activations(
+    model: Model, placement: Placement, numerics: Numerics, options: Quantization,
+    calibration: Sequence[tuple[Tensor, ...]], bits: dict[Node, int], on_batch: Callable[[], None],
+) -> None:  # fmt: skip
     observed = [v for v in placement.values if placement.root(v) is v]
     histograms = observe(model, observed, calibration, on_batch) if observed else {}
-    _insert_activations(model, placement, histograms, replace(numerics.activation, power_of_two=power),
-                        options.ranges, bits)  # fmt: skip
+    for value in placement.values:
+        root = placement.root(value)
+        form = replace(numerics.activation, bits=bits[root], power_of_two=options.scales.power_of_two)
+        scale, zero = grid_of(histograms[root], options.ranges, form)
+        insert_activation_pair(model, value, placement.readers[value], float(scale), int(zero), form)
     if options.mode == "dynamic" and options.bits.activations is not None:
         insert_dynamic(model, placement.kernels, numerics)
-    store(model, stored, replace(numerics.weight, bits=8, per_channel=True, power_of_two=power), search=search)
-    notes: list[str] = []
+
+
+def _quantize_weights(
+    model: Model, placement: Placement, numerics: Numerics, options: Quantization, form: Format, bits: dict[Node, int]
+) -> list[str]:
+    """Put pairs behind the weights of kernels, in place; what is worth telling of them."""
+    notes = []
     for kernel in placement.kernels:
-        form = replace(weight_form, bits=bits.get(kernel.first, 8))
+        one = replace(form, bits=bits.get(kernel.first, 8))
         if options.mode == "weights" and packet(kernel.first) in numerics.blocked:
-            notes += filter(None, [insert_blocks(model, kernel, form, search)])
+            notes.append(insert_blocks(model, kernel, one, options.clips))
         elif kernel.group.weighted:
-            _insert_weight(model, kernel, replace(form, symmetric=numerics.weight.symmetric), search)
-    left = _round(propagate(model.tidy()), whole, calibration, _rounding(options), on_block)
-    if options.correct_bias:
-        correct_biases(model, propagate(whole), calibration, on_layer=on_block)
-    notes += [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
-    model.notes = (
-        *model.notes,
-        *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()),
-        *notes,
-        *told,
-    )
-    return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
+            one = replace(one, symmetric=numerics.weight.symmetric)
+            source: Any = kernel.first.args[1]
+            scales = weight_scales(model.tensor(source), one, search=options.clips)
+            scales = _with_room_for_bias(model, kernel.first, scales, one.power_of_two)
+            zeros = torch.zeros(len(scales), dtype=torch.int64)
+            insert_constant_pair(model, source, kernel.first, scales, zeros, one)
+    return [note for note in notes if note]
 
 
 def _rounding(options: Quantization) -> str | Rounding:
@@ -160,63 +201,29 @@ def _rounding(options: Quantization) -> str | Rounding:
 
 def _weight_form(form: Format, options: Quantization) -> Format:
     """Of weights, but for their bits."""
+    form = replace(form, power_of_two=options.scales.power_of_two)
     if options.mode != "weights":
         return form
     return replace(form, per_channel=True, group=options.scales.group, symmetric=options.scales.symmetric)
 
 
 def _round(
-    model: Model, whole: Model, calibration: Sequence[tuple[torch.Tensor, ...]], how: str | Rounding,
+    model: Model, whole: Model, calibration: Sequence[tuple[Tensor, ...]], options: Quantization,
     on_block: Callable[[int, int], None],
 ) -> list[str]:  # fmt: skip
     """Round the weights as asked for, in place; the layers that were left at the nearest."""
+    how = _rounding(options)
     if how == "nearest":
         return []
     even = even_batches(calibration)
     if how == "gptq":
-        return gptq(model, even, on_block=on_block)
-    learn_rounding(model, propagate(whole), even, how if isinstance(how, Rounding) else NAMED[how], on_block)
+        return gptq(propagate(model), even, on_block=on_block)
+    named = how if isinstance(how, Rounding) else NAMED[how]
+    learn_rounding(propagate(model), propagate(whole), even, named, on_block)
     return []
 
 
-def _insert_activations(
-    model: Model, placement: Placement, histograms: dict[Node, Histogram], form: Format, how: str,
-    bits: dict[Node, int],
-) -> None:  # fmt: skip
-    graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
-    dtype = torch.int8 if form.signed else torch.uint8
-    for value in placement.values:
-        form = replace(form, bits=bits[placement.root(value)])
-        scale, zero = grid_of(histograms[placement.root(value)], how, form)
-        settings = (float(scale), int(zero), form.low, form.high, dtype)
-        with graph.inserting_after(value):
-            q = graph.call_function(ops.quantize_per_tensor.default, (value, *settings))
-        with graph.inserting_after(q):
-            dq = graph.call_function(ops.dequantize_per_tensor.default, (q, *settings))
-        q.meta["layer"], dq.meta["layer"] = f"{model.layer(value)}.quantize", f"{model.layer(value)}.dequantize"
-        for reader in placement.readers[value]:
-            reader.replace_input_with(value, dq)
-
-
-def _insert_weight(model: Model, kernel: Kernel, form: Format, search: bool) -> None:
-    graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
-    source = kernel.first.args[1]
-    assert isinstance(source, Node)
-    name, layer = str(source.target), model.layer(kernel.first)
-    scales = weight_scales(model.tensor(source), form, search=search)
-    scales = _with_room_for_bias(model, kernel.first, scales, form.power_of_two)
-    model.set_tensor(f"{name}_scale", scales)
-    model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
-    with graph.inserting_before(kernel.first):
-        scale, zero = graph.get_attr(f"{name}_scale"), graph.get_attr(f"{name}_zero_point")
-        settings = (scale, zero, 0, form.low, form.high, torch.int8)
-        q = graph.call_function(ops.quantize_per_channel.default, (source, *settings))
-        dq = graph.call_function(ops.dequantize_per_channel.default, (q, *settings))
-    q.meta["layer"], dq.meta["layer"] = f"{layer}.weight.quantize", f"{layer}.weight.dequantize"
-    kernel.first.replace_input_with(source, dq)
-
-
-def _with_room_for_bias(model: Model, layer: Node, scales: torch.Tensor, power_of_two: bool) -> torch.Tensor:
+def _with_room_for_bias(model: Model, layer: Node, scales: Tensor, power_of_two: bool) -> Tensor:
     """The weight's scales, coarser where the layer's bias would not fit into the accumulator's integers."""
     data, bias = layer.args[0], layer.args[2] if len(layer.args) > 2 else None
     if not isinstance(bias, Node) or not isinstance(data, Node) or packet(data) != "dequantize_per_tensor":

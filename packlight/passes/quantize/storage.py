@@ -17,6 +17,7 @@ from torch.fx.node import map_arg
 from packlight.model import Model
 from packlight.model.numerics import Format, Numerics
 from packlight.model.operators import kind, packet
+from packlight.passes.quantize.pairs import insert_constant_pair
 from packlight.passes.quantize.ranges import weight_scales
 
 _LEAST_ELEMENTS = 256  # below, the scales cost what the integers save
@@ -44,20 +45,10 @@ def storable(model: Model, numerics: Numerics, excluded: Container[str]) -> tupl
 
 def store(model: Model, constants: dict[Node, Node], form: Format, *, search: bool) -> None:
     """Put a quantize/dequantize pair with a scale a row behind each constant, in place."""
-    graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
     for source, reader in constants.items():
-        name = str(source.target)
         scales = weight_scales(model.tensor(source), form, search=search)
-        model.set_tensor(f"{name}_scale", scales)
-        model.set_tensor(f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64))
-        with graph.inserting_before(reader):
-            scale, zero = graph.get_attr(f"{name}_scale"), graph.get_attr(f"{name}_zero_point")
-            settings = (scale, zero, 0, form.low, form.high, torch.int8)
-            q = graph.call_function(ops.quantize_per_channel.default, (source, *settings))
-            dq = graph.call_function(ops.dequantize_per_channel.default, (q, *settings))
-        stem = f"{model.layer(reader)}.{name.rpartition('.')[2]}"
-        q.meta["layer"], dq.meta["layer"] = f"{stem}.quantize", f"{stem}.dequantize"
-        reader.replace_input_with(source, dq)
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        insert_constant_pair(model, source, reader, scales, zeros, form)
 
 
 def _weights(node: Node) -> Iterator[Node]:
