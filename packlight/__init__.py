@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         prune,
         quantize,
         transfer,
+        tune_placement,
     )
     from packlight.errors import PacklightError
     from packlight.measure import Measurement
@@ -51,6 +52,7 @@ _HOMES = {
         "prune",
         "quantize",
         "transfer",
+        "tune_placement",
     ),
     "packlight.errors": ("PacklightError",),
     "packlight.measure": ("Measurement",),
@@ -68,6 +70,7 @@ __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
     "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "statistics", "transfer",
+    "tune_placement",
 ]  # fmt: skip
 
 

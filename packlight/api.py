@@ -35,6 +35,8 @@ from packlight.search.pruning.prune import prune_with
 from packlight.search.result import Result
 from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
+from packlight.search.tune import Tuned
+from packlight.search.tune import tune_placement as tune_with
 from packlight.sources import from_module
 from packlight.targets import Artifact
 from packlight.task import Task
@@ -190,6 +192,28 @@ def quantize(
     )  # fmt: skip
     numerics = targets.get(target).numerics
     return quantize_for(model, _task(task), numerics, options, on_batch=on_batch, on_block=on_block)
+
+
+def tune_placement(
+    model: Model,
+    task: TaskLike,
+    *,
+    target: str | targets.Target = "onnxruntime",
+    exclude: str | Sequence[str] = (),
+    samples: int = 256,
+    on_stage: Callable[[str], None] = lambda text: None,
+) -> Tuned:
+    """Quantize to int8, and leave in float the layers and regions that run slower in int8 on this machine.
+
+    The task's workload says what is timed. The result has the Model, `excluded` with a reason a layer, and the ratio of
+    its latency to plain int8's. Nothing is excluded unless the whole file is faster so, by a 95 % interval.
+    """
+    chosen = _task(task)
+    folded = fold_batch_norms(model)
+    split = "validation" if chosen.validation is not None else "calibration"
+    inputs = workload_inputs(chosen, split, folded.fixed_batch or chosen.workload.batch)
+    options = Quantization(samples=samples, exclude=patterns_of(exclude))
+    return tune_with(folded, chosen, targets.get(target), options, inputs, on_stage=on_stage)
 
 
 def compare_layers(model: Model, quantized: Model, task: TaskLike, *, samples: int = 64) -> list[LayerError]:
