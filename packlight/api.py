@@ -16,7 +16,7 @@ from packlight import targets
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
-from packlight.measure.machine import cores
+from packlight.measure.machine import cores, has_vnni
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
 from packlight.model import Model, patterns_of
 from packlight.model.file import SUFFIX
@@ -174,6 +174,7 @@ def quantize(
     layers: Mapping[str, int] | None = None,
     mixed: float | None = None,
     rounding: str | Rounding = "nearest",
+    reduce_range: bool | None = None,
     on_batch: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
@@ -184,11 +185,13 @@ def quantize(
     which needs no data. weights, activations: bits, 2 to 8; activations=None leaves them in float. ends: bits of the
     first and last layers' weights and inputs, where that is more. layers: bits of weights by layer-name pattern. mixed:
     bits a weight in the mean, given to layers as measured. rounding: "nearest", "gptq", "adaround", "block", or a
-    Rounding. What stays in float otherwise, and why, is in the result's `notes`.
+    Rounding. reduce_range: at most 7 bits of a weight, which cannot saturate on x86 processors without VNNI; None:
+    where this machine has none. What stays in float otherwise, and why, is in the result's `notes`.
     """
+    reduced = has_vnni() is False if reduce_range is None else reduce_range
     options = Quantization(
-        ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed), rounding,
-        mode,
+        ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed, reduced),
+        rounding, mode,
     )  # fmt: skip
     numerics = targets.get(target).numerics
     return quantize_for(model, _task(task), numerics, options, on_batch=on_batch, on_block=on_block)
@@ -212,7 +215,7 @@ def tune_placement(
     folded = fold_batch_norms(model)
     split = "validation" if chosen.validation is not None else "calibration"
     inputs = workload_inputs(chosen, split, folded.fixed_batch or chosen.workload.batch)
-    options = Quantization(samples=samples, exclude=patterns_of(exclude))
+    options = Quantization(samples=samples, exclude=patterns_of(exclude), bits=Bits(reduced=has_vnni() is False))
     return tune_with(folded, chosen, targets.get(target), options, inputs, on_stage=on_stage)
 
 

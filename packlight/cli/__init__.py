@@ -130,6 +130,12 @@ def quantize(
     ] = None,
     mixed: Annotated[float | None, typer.Option(help="Bits a weight in the mean; each layer gets its own.")] = None,
     rounding: Annotated[str, typer.Option(help="nearest, gptq, adaround or block.")] = "nearest",
+    reduce_range: Annotated[
+        bool | None,
+        typer.Option(
+            help="At most 7 bits of a weight, which x86 without VNNI needs. Default: where this machine has none."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a network for a target, to int8 unless told otherwise, and save it as a .plm file."""
@@ -139,6 +145,7 @@ def quantize(
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
             weights=weights, activations=activations or None, ends=ends, layers=by_name, mixed=mixed, rounding=rounding,
+            reduce_range=reduce_range,
             on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)

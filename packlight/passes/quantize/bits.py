@@ -15,19 +15,23 @@ from packlight.model.numerics import Format
 from packlight.passes.quantize.mixed import assign, damages
 from packlight.passes.quantize.placement import Placement
 
+_UNSATURATED = 7  # bits of weights of which two products with 8 bits fit into int16
+
 
 @dataclass(frozen=True)
 class Bits:
     """weights: 2 to 8. activations: 2 to 8; None: they stay in float. ends: of what the first and the last layers read
     and of their weights, where that is more than the others'. layers: of weights by layer-name pattern, over `weights`
     and `ends`; of several patterns that fit the last counts. mixed: of a weight in the mean, of which each layer gets 2
-    to 8, as measured to change the outputs least; `layers` and `ends` hold."""
+    to 8, as measured to change the outputs least; `layers` and `ends` hold. reduced: at most 7 of a weight, so that
+    kernels on processors without VNNI cannot saturate."""
 
     weights: int = 8
     activations: int | None = 8
     ends: int = 8
     layers: Mapping[str, int] = field(default_factory=dict)
     mixed: float | None = None
+    reduced: bool = False
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {"weights": self.weights, "activations": self.activations, "ends": self.ends}
@@ -64,6 +68,8 @@ def chosen_bits(
         table = damages(model, list(named.values()), form, batches, search=search)
         mixed = assign(table, bits.mixed, {name: found[named[name]] for name in held})
         found |= {named[name]: n for name, n in mixed.items()}
+    if bits.reduced:
+        found |= {node: min(found[node], _UNSATURATED) for node in named.values()}
     return found
 
 

@@ -34,6 +34,7 @@ from packlight.passes.quantize.storage import storable, store
 from packlight.task import Task
 
 _BATCH = 32
+REDUCED = "weights have at most 7 bits: 8 saturate in int16 on processors without VNNI"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def quantize(
             _insert_weight(model, kernel, form, search)
     left = _round(propagate(model.tidy()), whole, calibration, options.rounding, on_block)
     placement_notes = [f"{layer} is rounded to the nearest: gptq does not take it" for layer in left]
+    if options.bits.reduced and placement.kernels:
+        placement_notes.append(REDUCED)
     model.notes = (
         *model.notes,
         *(f"{layer} stays in float: {why}" for layer, why in placement.kept_float.items()),
