@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         fold,
         load,
         measure,
+        mend_layers,
         prunable,
         prune,
         quantize,
@@ -48,6 +49,7 @@ _HOMES = {
         "fold",
         "load",
         "measure",
+        "mend_layers",
         "prunable",
         "prune",
         "quantize",
@@ -69,8 +71,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
-    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "statistics", "transfer",
-    "tune_placement",
+    "export", "finetune", "fold", "load", "measure", "mend_layers", "prunable", "prune", "quantize", "statistics",
+    "transfer", "tune_placement",
 ]  # fmt: skip
 
 

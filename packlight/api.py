@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from packlight import targets
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores, has_vnni
+from packlight.measure.parity import layer_ratios
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
 from packlight.model import Model, patterns_of
 from packlight.model.file import SUFFIX
@@ -24,7 +25,7 @@ from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
-from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, layer_errors
+from packlight.passes.quantize import Bits, LayerError, Mended, Quantization, Rounding, layer_errors, mend
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.search.budget import Budget, parse_time
 from packlight.search.compress import compress as search
@@ -219,12 +220,45 @@ def tune_placement(
     return tune_with(folded, chosen, targets.get(target), options, inputs, on_stage=on_stage)
 
 
-def compare_layers(model: Model, quantized: Model, task: TaskLike, *, samples: int = 64) -> list[LayerError]:
+def compare_layers(
+    model: Model,
+    quantized: Model,
+    task: TaskLike,
+    *,
+    samples: int = 64,
+    target: str | targets.Target | None = None,
+) -> list[LayerError]:
     """Where a quantized Model departs from the float one that it was made of: signal-to-noise ratios of every layer
     with quantized weights, worst first, with the likely cause and what to try. samples: of the task's calibration data.
+    target: also run its file there, and compare what that gives at each layer with the quantized Model.
     """
+    batches = _calibration(model, task, samples)
+    found = layer_errors(model, quantized, batches)
+    if target is None:
+        return found
+    on_runtime = layer_ratios(quantized, targets.get(target), tuple(x.numpy() for x in batches[0]))
+    return [replace(e, file=on_runtime.get(e.layer)) for e in found]
+
+
+def mend_layers(
+    model: Model,
+    quantized: Model,
+    task: TaskLike,
+    *,
+    target: str | targets.Target = "onnxruntime",
+    samples: int = 64,
+    rounds: int = 5,
+) -> Mended:
+    """Quantize a float Model anew as `quantized` was, with a remedy for each layer that does harm: more bits, other
+    ranges, or float, until every layer is sound, for at most so many rounds. samples: of calibration data to judge by.
+    """
+    batches = _calibration(model, task, samples)
+    return mend(model, quantized, _task(task), targets.get(target).numerics, batches, rounds)
+
+
+def _calibration(model: Model, task: TaskLike, samples: int) -> list[tuple[Tensor, ...]]:
     data = batches_of(model, _task(task).data("calibration"), samples, 32)
-    return layer_errors(model, quantized, even_batches([x for x, _ in data]))
+    return even_batches([x for x, _ in data])
 
 
 def finetune(

@@ -125,3 +125,22 @@ def test_the_head_saturates_term_by_term():
     x = torch.from_numpy(data)
     made = Saturating(model).run(x)[0] - model.flat(x)[0]
     np.testing.assert_allclose(made.detach().numpy(), lost, atol=1e-5)
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1)
+        self.two, self.short = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return (self.two(self.one(x).relu()) + self.short(x)).mean((2, 3))
+
+
+def test_a_shortcut_reads_what_was_made_long_before():
+    torch.manual_seed(0)
+    found = sums(small(pl.load(Branch(), torch.zeros(2, 2, 6, 6))), [BATCH])
+    assert {s.layer for s in found} == {"stem", "one", "two", "short"}
+    short = next(s for s in found if s.layer == "short")
+    assert short.safe or (short.seen is not None and 0 < short.seen <= short.pair + 1)

@@ -57,7 +57,7 @@ def sums(model: Model, batches: Sequence[Batch] = ()) -> list[Sums]:
     happens where something can."""
     load_quantized_operators()
     model = model.copy().eval()
-    walker = Walker(model, batches) if batches else None
+    walker = _walker(model, batches) if batches else None
     found = []
     for node in integer_kernels(model):
         weight, activation = _weight(model, node), _Activation.of(node)
@@ -74,6 +74,17 @@ def sums(model: Model, batches: Sequence[Batch] = ()) -> list[Sums]:
             walker.forget()
         found.append(Sums(model.layer(node), pair, seen, out / max(of, 1), total))
     return found
+
+
+def _walker(model: Model, batches: Sequence[Batch]) -> Walker:
+    """One that remembers what a kernel reads until the kernel's turn: a shortcut's integers are made long before."""
+    walker = Walker(model, batches)
+    for kernel in integer_kernels(model):
+        activation = _Activation.of(kernel)
+        for node in (activation.node, activation.zero):
+            if isinstance(node, Node):
+                walker.last[node] = max(walker.last[node], walker.place[kernel])
+    return walker
 
 
 def bounds(weight: Tensor, low: int, high: int) -> tuple[int, int]:
@@ -217,7 +228,8 @@ def _two(value: Any, neutral: int, flat: bool) -> tuple[int, int]:
 
 def _paired(terms: Tensor) -> Tensor:
     """[…, terms] → […, pairs, 2]; an odd one is alone."""
-    return pad(terms, (0, terms.shape[-1] % 2)).unflatten(-1, (-1, 2))
+    even = pad(terms, (0, terms.shape[-1] % 2))
+    return even.reshape(*even.shape[:-1], -1, 2)
 
 
 def _pairs(columns: Tensor, weight: Tensor) -> Iterator[Tensor]:
