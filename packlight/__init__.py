@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         fold,
         load,
         measure,
+        mend_layers,
         prunable,
         prune,
         quantize,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         sensitivity,
         share_weights,
         transfer,
+        tune_placement,
     )
     from packlight.errors import PacklightError
     from packlight.measure import Measurement
@@ -50,6 +52,7 @@ _HOMES = {
         "fold",
         "load",
         "measure",
+        "mend_layers",
         "prunable",
         "prune",
         "quantize",
@@ -57,6 +60,7 @@ _HOMES = {
         "sensitivity",
         "share_weights",
         "transfer",
+        "tune_placement",
     ),
     "packlight.errors": ("PacklightError",),
     "packlight.measure": ("Measurement",),
@@ -73,8 +77,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
-    "export", "finetune", "fold", "load", "measure", "prunable", "prune", "quantize", "renorm", "sensitivity",
-    "share_weights", "statistics", "transfer",
+    "export", "finetune", "fold", "load", "measure", "mend_layers", "prunable", "prune", "quantize", "renorm",
+    "sensitivity", "share_weights", "statistics", "transfer", "tune_placement",
 ]  # fmt: skip
 
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from packlight import targets
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
-from packlight.measure.machine import cores
+from packlight.measure.machine import cores, has_vnni
+from packlight.measure.parity import layer_ratios
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
 from packlight.model import Model, Step, patterns_of
 from packlight.model.file import SUFFIX
@@ -27,7 +28,16 @@ from packlight.passes.codebooks import share_weights as share_in_tables
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
-from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, Scales, layer_errors
+from packlight.passes.quantize import (
+    Bits,
+    LayerError,
+    Mended,
+    Quantization,
+    Rounding,
+    Scales,
+    layer_errors,
+    mend,
+)
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.passes.renorm import renorm as renorm_on
 from packlight.passes.sensitivity.cache import cache_folder
@@ -43,6 +53,8 @@ from packlight.search.result import Result
 from packlight.search.sensitivity import sensitivity as measured_sensitivity
 from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
+from packlight.search.tune import Tuned
+from packlight.search.tune import tune_placement as tune_with
 from packlight.sources import from_module
 from packlight.targets import Artifact
 from packlight.task import Task
@@ -197,6 +209,7 @@ def quantize(
     scales: str = "float",
     equalize: bool = False,
     correct_bias: bool = False,
+    reduce_range: bool | None = None,
     on_batch: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
@@ -212,17 +225,20 @@ def quantize(
     with a budget: "200kB" of weights, "4bits" a weight, or "drop<=0.5points" on validation data, measured. rounding:
     "nearest", "gptq", "adaround", "block", or a Rounding. scales: "float", or "power-of-two" for those of weights and
     of activations. equalize: even weights across layers first. correct_bias: take out of biases what quantizing does to
-    the means of what layers hand on. What stays in float otherwise, and why, and which layers have how many bits is in
-    the result's `notes`.
+    the means of what layers hand on. reduce_range: at most 7 bits of a weight, which cannot saturate on x86 processors
+    without VNNI; None: where this machine has none. What stays in float otherwise, and why, and which layers have how
+    many bits is in the result's `notes`.
     """
     if scales not in ("float", "power-of-two"):
         raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
     numerics, data = targets.get(target).numerics, Task("none") if task is None else _task(task)
     most = parse_drop(budget) if budget is not None else None
     given = "8bits" if most is not None and isinstance(mixed, str) else budget  # each try has its own
+    reduced = has_vnni() is False if reduce_range is None else reduce_range
+    bits = Bits(weights, activations, ends, dict(layers or {}), mixed, given, reduced)
     options = Quantization(
-        ranges, samples, patterns_of(exclude), Bits(weights, activations, ends, dict(layers or {}), mixed, given),
-        rounding, mode, Scales(group, symmetric, scales == "power-of-two"), equalize, correct_bias,
+        ranges, samples, patterns_of(exclude), bits, rounding, mode,
+        Scales(group, symmetric, scales == "power-of-two"), equalize, correct_bias,
     )  # fmt: skip
     if most is not None:
         return within_drop(model, data, numerics, options, most, on_batch=on_batch, on_block=on_block)
@@ -262,12 +278,67 @@ def share_weights(
     return share_in_tables(model, options, input_moments(model, [x for x, _ in data]))
 
 
-def compare_layers(model: Model, quantized: Model, task: TaskLike, *, samples: int = 64) -> list[LayerError]:
+def tune_placement(
+    model: Model,
+    task: TaskLike,
+    *,
+    target: str | targets.Target = "onnxruntime",
+    exclude: str | Sequence[str] = (),
+    samples: int = 256,
+    on_stage: Callable[[str], None] = lambda text: None,
+) -> Tuned:
+    """Quantize to int8, and leave in float the layers and regions that run slower in int8 on this machine.
+
+    The task's workload says what is timed. The result has the Model, `excluded` with a reason a layer, and the ratio of
+    its latency to plain int8's. Nothing is excluded unless the whole file is faster so, by a 95 % interval.
+    """
+    chosen = _task(task)
+    folded = fold_batch_norms(model)
+    split = "validation" if chosen.validation is not None else "calibration"
+    inputs = workload_inputs(chosen, split, folded.fixed_batch or chosen.workload.batch)
+    options = Quantization(samples=samples, exclude=patterns_of(exclude), bits=Bits(reduced=has_vnni() is False))
+    return tune_with(folded, chosen, targets.get(target), options, inputs, on_stage=on_stage)
+
+
+def compare_layers(
+    model: Model,
+    quantized: Model,
+    task: TaskLike,
+    *,
+    samples: int = 64,
+    target: str | targets.Target | None = None,
+) -> list[LayerError]:
     """Where a quantized Model departs from the float one that it was made of: signal-to-noise ratios of every layer
     with quantized weights, worst first, with the likely cause and what to try. samples: of the task's calibration data.
+    target: also run its file there, and compare what that gives at each layer with the quantized Model.
     """
+    batches = _calibration(model, task, samples)
+    found = layer_errors(model, quantized, batches)
+    if target is None:
+        return found
+    on_runtime = layer_ratios(quantized, targets.get(target), tuple(x.numpy() for x in batches[0]))
+    return [replace(e, file=on_runtime.get(e.layer)) for e in found]
+
+
+def mend_layers(
+    model: Model,
+    quantized: Model,
+    task: TaskLike,
+    *,
+    target: str | targets.Target = "onnxruntime",
+    samples: int = 64,
+    rounds: int = 5,
+) -> Mended:
+    """Quantize a float Model anew as `quantized` was, with a remedy for each layer that does harm: more bits, other
+    ranges, or float, until every layer is sound, for at most so many rounds. samples: of calibration data to judge by.
+    """
+    batches = _calibration(model, task, samples)
+    return mend(model, quantized, _task(task), targets.get(target).numerics, batches, rounds)
+
+
+def _calibration(model: Model, task: TaskLike, samples: int) -> list[tuple[Tensor, ...]]:
     data = batches_of(model, _task(task).data("calibration"), samples, 32)
-    return layer_errors(model, quantized, even_batches([x for x, _ in data]))
+    return even_batches([x for x, _ in data])
 
 
 def sensitivity(

@@ -35,7 +35,7 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         (
             "quantize",
             "model task target ranges samples exclude mode weights activations ends layers mixed budget rounding "
-            "group symmetric scales equalize correct_bias on_batch on_block",
+            "group symmetric scales equalize correct_bias reduce_range on_batch on_block",
         ),
         ("sensitivity", "model task measure samples target probes seed cache"),
         ("finetune", "model task epochs learning_rate teacher distillation options hooks checkpoint log on_step"),

@@ -150,6 +150,12 @@ def quantize(
     correct_bias: Annotated[
         bool, typer.Option("--correct-bias", help="Take the mean error of what each layer hands on out of its bias.")
     ] = False,
+    reduce_range: Annotated[
+        bool | None,
+        typer.Option(
+            help="At most 7 bits of a weight, which x86 without VNNI needs. Default: where this machine has none."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a network for a target, to int8 unless told otherwise, and save it as a .plm file."""
@@ -160,8 +166,8 @@ def quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
             weights=weights, activations=activations or None, ends=ends, layers=by_name,
             mixed=options.bits_or_preset(mixed), budget=budget, rounding=rounding,
-            group=group or None, symmetric=not asymmetric, scales=scales,
-            equalize=equalize, correct_bias=correct_bias, on_batch=advance, on_block=lambda done, of: advance(),
+            group=group or None, symmetric=not asymmetric, scales=scales, equalize=equalize, correct_bias=correct_bias,
+            reduce_range=reduce_range, on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
         made.save(out)
     outputs.wrote(out, made, as_json)

@@ -7,6 +7,7 @@ is a few thousandths on good files, it still sees a scale that is wrong by 1 %, 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from packlight.model import Model
 from packlight.model.operators import kind
 from packlight.model.shapes import propagate
 from packlight.model.spec import TensorSpec
-from packlight.targets import Artifact, Runner, export
+from packlight.targets import Artifact, Runner, Target, export
 
 Array = NDArray[Any]
 
 # Good files were seen at errors up to 1e-6 in a target's plainest form, 1e-3 with float16 weights, and 1e-2 in int8,
 # there with a gain within 4e-4 of 1.
+_PERFECT = 200.0  # dB
 FLOAT_LIMIT, REDUCED_LIMIT, QUANTIZED_LIMIT, GAIN_LIMIT = 1e-3, 5e-3, 3e-2, 5e-3
 
 
@@ -110,6 +112,35 @@ def first_difference(model: Model, artifact: Artifact, inputs: tuple[Array, ...]
     limit, wanted = _limit(model, artifact), torch_runner(probe)(*inputs)
     bad = (name for name, g, w in zip(layers, got, wanted, strict=True) if not difference(g, w).within(limit))
     return next(bad, None)
+
+
+def layer_ratios(model: Model, target: Target, inputs: tuple[Array, ...]) -> dict[str, float]:
+    """Signal-to-noise ratio in dB, within ±200, of what an exported file gives at each layer on its runtime against
+    the Model, by layer: of the first value after it that the runtime has, too. Layers without one are missing."""
+    probe, layers = _with_inner_outputs(model)
+    with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
+        path = Path(folder) / f"probe{target.suffix}"
+        with Runner(export(probe, path, target), 1) as runner:
+            got = runner(*inputs)
+    ratios = [_decibels(difference(g, w).error) for g, w in zip(got, torch_runner(probe)(*inputs), strict=True)]
+    shown = dict(zip(layers, ratios, strict=True))
+    found: dict[str, float] = {}
+    for node in (n for n in probe.nodes if kind(n) == "contraction"):
+        end = node
+        while (name := probe.layer(end).removesuffix(".dequantize")) not in shown or kind(end) == "contraction":
+            if name in shown or len(end.users) != 1 or end.op == "output":
+                break
+            (end,) = end.users
+        if name in shown:
+            found[probe.layer(node)] = shown[name]
+    return found
+
+
+def _decibels(error: float) -> float:
+    """A relative error as a ratio of powers."""
+    if not math.isfinite(error):
+        return -_PERFECT
+    return _PERFECT if error == 0 else max(-_PERFECT, min(_PERFECT, -20 * math.log10(error)))
 
 
 def _blame(model: Model, artifact: Artifact, inputs: tuple[Array, ...]) -> tuple[str | None, str]:

@@ -14,11 +14,12 @@ from packlight.measure.machine import cores
 from packlight.measure.parity import check
 from packlight.measure.quality import Scores, evaluate_artifact, workload_inputs
 from packlight.model import Model, statistics
-from packlight.passes.quantize import quantize
-from packlight.search.candidates import Candidate
+from packlight.passes.quantize import Quantization, quantize
+from packlight.search.candidates import PLAIN, Candidate
 from packlight.search.choose import refusal
 from packlight.search.prepare import Ground
 from packlight.search.result import Form, WorkFolder
+from packlight.search.tune import Plain, tune
 from packlight.targets import Artifact, Child, Target, export
 
 _PARITY_SAMPLES = 32
@@ -36,6 +37,7 @@ class Workbench:
         self._exporter: Child | None = None
         self._reference: Artifact
         self._before: Scores
+        self._plain: Plain | None = None
 
     def baseline(self) -> Form:
         """The float network as the runtime has it, measured; an error when the runtime computes something else."""
@@ -54,12 +56,11 @@ class Workbench:
 
     def measure(self, candidate: Candidate) -> Form:
         """Build a candidate, check its file against its Model, and measure it beside the baseline."""
-        made = self.ground.model
-        if candidate.quantization is not None:
-            self.on_stage(f"{candidate.name}: calibrating and quantizing")
-            made = quantize(made, self.ground.task, self.target.numerics, candidate.quantization)
+        made = self._made(candidate)
         self.on_stage(f"{candidate.name}: exporting")
         artifact = self._export(made, candidate)
+        if candidate.name == PLAIN:
+            self._plain = Plain(self.ground.model, made, (self._reference, artifact))
         self.on_stage(f"{candidate.name}: checking the file against the Model")
         parity = check(made, artifact, self._parity_inputs(made))
         self.on_stage(f"{candidate.name}: measuring on {self.target.name}")
@@ -68,6 +69,31 @@ class Workbench:
         measured |= compare([self._reference, artifact], self.ground.inputs, threads=threads)[1].as_measurements()
         measured["parity_error"] = Measurement.exact(parity.error, "relative")
         return self._form(candidate.name, made, artifact, measured, parity.reason or refusal(measured))
+
+    def _made(self, candidate: Candidate) -> Model:
+        """A candidate's Model."""
+        made = self.ground.model
+        if candidate.quantization is None:
+            return made
+        if candidate.tuned:
+            return self._tuned(candidate.name, candidate.quantization)
+        self.on_stage(f"{candidate.name}: calibrating and quantizing")
+        return quantize(made, self.ground.task, self.target.numerics, candidate.quantization)
+
+    def _tuned(self, name: str, options: Quantization) -> Model:
+        """int8 with what ran slower left in float; an error where there is nothing to gain."""
+        if self._plain is None:
+            raise PacklightError(f"it starts from {PLAIN}, which could not be measured")
+        self._exporter = self._exporter or Child(self.target)
+        found = tune(
+            self._plain, self.ground.task, self.target, options, self.ground.inputs, self.folder.path,
+            exporter=self._exporter, on_stage=lambda text: self.on_stage(f"{name}: {text}"),
+        )  # fmt: skip
+        if found.ratio is None:
+            raise PacklightError(f"no layer is worth leaving in float: none ran clearly slower in {PLAIN} here")
+        if not found.excluded:
+            raise PacklightError(f"what ran slower in {PLAIN} here gains nothing in float: latency {found.ratio}")
+        return found.model
 
     def on_test(self, baseline: Form, best: Form) -> tuple[Form, Form]:
         """Both forms with quality, drop and agreement of the test data, which no choice has looked at."""

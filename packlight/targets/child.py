@@ -24,7 +24,7 @@ from packlight.targets.contract import Session, Target
 from packlight.targets.frames import read_frame, write_frame
 
 _WATCH_S = 0.5
-_WITH_ARRAYS = ("open", "run", "time")
+_WITH_ARRAYS = ("open", "run", "time", "profile")
 
 
 class _Child:
@@ -70,6 +70,10 @@ class _Child:
             run(arrays)
             taken.append(clock() - began)
         return {"seconds": taken}
+
+    def profile(self, path: str, threads: int, seconds: float, arrays: list[Any]) -> dict[str, Any]:
+        """Median seconds of each operator, in a session of its own: a profiled one is slower."""
+        return {"seconds": self.target.profile(Path(path), threads, arrays, seconds)}
 
     def memory(self) -> dict[str, Any]:
         return {"peak": _peak_resident()}

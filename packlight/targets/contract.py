@@ -59,6 +59,11 @@ class Target(ABC):
     def open(self, path: Path, threads: int) -> Session:
         """Open a file for running on this many threads. Runs in a child process."""
 
+    def profile(self, path: Path, threads: int, inputs: Sequence[Any], seconds: float) -> dict[str, float]:
+        """Median seconds of every operator of a file, by its name there, over runs that take `seconds` in all. Runs in
+        a child process. A runtime that cannot tell raises PacklightError."""
+        raise PacklightError(f"target {self.name!r} does not tell how long single operators take")
+
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Versions of the packages that convert and run."""

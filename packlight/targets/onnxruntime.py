@@ -7,6 +7,7 @@ would run in float between conversions and cost more than they save.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,13 @@ class OnnxRuntime(Target):
     def open(self, path: Path, threads: int) -> Session:
         return _OrtSession(path, threads)
 
+    def profile(self, path: Path, threads: int, inputs: Sequence[Any], seconds: float) -> dict[str, float]:
+        from packlight.targets.onnx_profile import operator_times
+
+        with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
+            session = _OrtSession(path, threads, profile=Path(folder) / "profile")
+            return operator_times(session.run, session.end_profiling, inputs, seconds)
+
     def versions(self) -> dict[str, str]:
         from importlib.metadata import version
 
@@ -90,16 +98,23 @@ def _check_size(name: str, size: int) -> None:
 
 
 class _OrtSession(Session):
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int, profile: Path | None = None):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._names = [i.name for i in self._session.get_inputs()]
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         outputs: list[Any] = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
         return outputs
+
+    def end_profiling(self) -> Path:
+        """The file that the profile was written to."""
+        return Path(self._session.end_profiling())

@@ -91,7 +91,8 @@ def test_int8_comes_first_then_the_float_forms_then_the_stand_in():
     tried = candidates(pl.load(lenet300(), torch.zeros(2, 1, 28, 28)), ORT, ("head",))
     names = [(c.name, c.form, c.instead_of) for c in tried]
     assert names == [
-        ("int8", "float32", None), ("int8-dynamic", "float32", None), ("float16", "float16", None),
+        ("int8", "float32", None), ("int8-tuned", "float32", None), ("int8-dynamic", "float32", None),
+        ("float16", "float16", None),
         ("int8-minmax", "float32", "int8"),
     ]  # fmt: skip
     assert all(c.quantization is None or c.quantization.exclude == ("head",) for c in tried)
@@ -131,7 +132,7 @@ def test_the_best_ships_and_what_was_needless_is_named(search):
     bench = Bench([INT8, FLOAT16])
     result = search(bench)
     assert result.best.name == "int8" and result.met and result.proven
-    assert bench.asked == ["int8", "int8-float-stem", "int8-dynamic", "float16", "test", "closed"]
+    assert bench.asked == ["int8", "int8-tuned", "int8-float-stem", "int8-dynamic", "float16", "test", "closed"]
     assert result.skipped["int8-minmax"] == "int8 keeps the budget already"
     assert [c.name for c in result.candidates] == ["int8", "float16"]
     assert (result.baseline.split, result.best.split, result.candidates[0].split) == ("test", "test", "validation")
@@ -188,7 +189,7 @@ def test_after_the_time_limit_nothing_more_is_tried_and_the_best_so_far_ships(se
     result = search(Bench([INT8, FLOAT16], took=10), time_limit=5)
     assert result.best.name == "int8"
     assert result.skipped == dict.fromkeys(
-        ("int8-float-stem", "int8-dynamic", "float16", "int8-minmax"), "the time limit was reached"
+        ("int8-tuned", "int8-float-stem", "int8-dynamic", "float16", "int8-minmax"), "the time limit was reached"
     )
 
 
@@ -345,7 +346,7 @@ def test_test_data_are_read_for_the_verdict_only():
 def test_a_tiny_time_limit_still_gives_an_answer(tmp_path):
     result = pl.compress(trained(), digits(), time_limit="0.001s")
     assert result.best.name == "baseline" and result.met
-    assert set(result.skipped) == {"int8", "int8-float-stem", "int8-dynamic", "float16", "int8-minmax"}
+    assert set(result.skipped) == {"int8", "int8-tuned", "int8-float-stem", "int8-dynamic", "float16", "int8-minmax"}
     assert (result.save(tmp_path / "out") / "baseline.onnx").is_file()
 
 

@@ -4,11 +4,12 @@ from packlight.passes.quantize.bits import Bits
 from packlight.passes.quantize.compare import LayerError, layer_errors
 from packlight.passes.quantize.equalize import equalize
 from packlight.passes.quantize.groups import Scales
+from packlight.passes.quantize.mend import Mended, mend
 from packlight.passes.quantize.quantize import Quantization, quantize
 from packlight.passes.quantize.rounding import Rounding
 from packlight.passes.quantize.smooth import Smoothing, smooth
 
 __all__ = [
-    "Bits", "LayerError", "Quantization", "Rounding", "Scales", "Smoothing", "equalize", "layer_errors", "quantize",
-    "smooth",
+    "Bits", "LayerError", "Mended", "Quantization", "Rounding", "Scales", "Smoothing", "equalize", "layer_errors",
+    "mend", "quantize", "smooth",
 ]  # fmt: skip

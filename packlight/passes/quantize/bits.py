@@ -19,6 +19,9 @@ from packlight.passes.quantize.refine import choose
 from packlight.passes.sensitivity.cache import cache_folder
 from packlight.passes.sensitivity.change import SQUARED, Changes, Distance
 
+_END = "first or last layer"
+_UNSATURATED = 7  # bits of weights of which two products with 8 bits fit into int16
+
 
 @dataclass(frozen=True)
 class Bits:
@@ -29,7 +32,8 @@ class Bits:
     mixed: how weights get theirs within `budget` in place of `weights`, while `layers` and `ends` hold: "global" (one
     number for all), "local" (each layer the fewest at which its weight's signal-to-noise ratio reaches one threshold
     for all) or "mixed" (by what each does to the outputs); a number is "mixed" with that many bits in the mean.
-    budget: "200kB" of weights, "4bits" a weight in the mean, or of "local" its threshold, "20dB".
+    budget: "200kB" of weights, "4bits" a weight in the mean, or of "local" its threshold, "20dB". reduced: at most 7
+    of a weight that is multiplied by quantized activations, so that kernels without VNNI cannot saturate.
     """
 
     weights: int = 8
@@ -38,6 +42,7 @@ class Bits:
     layers: Mapping[str, int] = field(default_factory=dict)
     mixed: float | str | None = None
     budget: str | None = None
+    reduced: bool = False
 
     def __post_init__(self) -> None:
         given: dict[str, Any] = {"weights": self.weights, "activations": self.activations, "ends": self.ends}
@@ -86,19 +91,30 @@ def chosen_bits(model: Model, placement: Placement, bits: Bits, look: Look) -> t
         for name in matching(list(model.layers()), (pattern,)) & named.keys():
             found[named[name]] = wanted
             held[named[name]] = "set by name"
+    mixed, notes = _by_layer(model, named, outer, bits, held, found, look)
+    found |= mixed
+    if bits.reduced and bits.activations is not None:
+        found |= {node: min(found[node], _UNSATURATED) for node in named.values()}
+    return found, notes
+
+
+def _by_layer(
+    model: Model, named: Mapping[str, Node], outer: set[Node], bits: Bits, held: dict[Node, str],
+    found: Mapping[Node, int], look: Look,
+) -> tuple[dict[Node, int], list[str]]:  # fmt: skip
+    """What `mixed` gives, where it is asked for. held: layers with bits of their own, and why."""
     if bits.mixed is None or not named:
-        return found, []
+        return {}, []
     forms = Roundings(model, list(named.values()), look.form, search=look.search)
     sizes = {n: w.numel() for n, w in forms.weights.items()}
     limit = parse_limit(bits.budget or f"{bits.mixed}bits", bits.mixed if isinstance(bits.mixed, str) else "mixed")
     mean = mean_bits(limit, sizes)
     for node in outer & sizes.keys():
         if node not in held and bits.ends > (mean or 2):
-            held[node] = "first or last layer"
-            found[node] = bits.ends
-    fixed = {node: found[node] for node in held}
+            held[node] = _END
+    fixed = {node: bits.ends if held[node] == _END else found[node] for node in held}
     mixed, notes = _mixed(model, forms, sizes, fixed, mean, limit.value, bits.mixed, look)
-    return found | mixed, [*notes, *_told(model, mixed, held)]
+    return mixed, [*notes, *_told(model, mixed, held)]
 
 
 def _mixed(

@@ -23,8 +23,8 @@ from packlight.passes.quantize.equalize import equalize
 from packlight.passes.quantize.ranges import affine, fake_quantize
 
 _PERFECT = 200.0  # dB, where nothing differs
-_CLIPS = 0.001  # share of values outside a range that is worth naming
-_SOUND = 30.0  # dB: a layer that adds a thousandth of its output's power does no harm
+CLIPS = 0.001  # share of values outside a range that is worth naming
+SOUND = 30.0  # dB: a layer that adds a thousandth of its output's power does no harm
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class LayerError:
     whole: in the quantized network, with all that came before. own: of its own quantizers, reading float values.
     weights, inputs: of the one and of the other alone; None where it has none. clipped: share of the values that it
     reads which lie outside their range. cause, remedy: in words; empty where the layer does no harm.
+    file: of the exported file's value on its runtime against the quantized Model's; None where that was not looked at.
     """
 
     layer: str
@@ -45,6 +46,7 @@ class LayerError:
     clipped: float
     cause: str
     remedy: str
+    file: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,7 +115,7 @@ def _errors(layer: str, node: Node, twin: Node, now: Walker, then: Walker) -> La
         for key, value in given.items():
             sums[key][0] += float(y.double().square().sum())
             sums[key][1] += float((value.double() - y).square().sum())
-    dB = {key: _ratio(*pair) for key, pair in sums.items()}
+    dB = {key: ratio(*pair) for key, pair in sums.items()}
     clipped = outside / total if total else 0.0
     cause, remedy = _why(dB, clipped)
     return LayerError(
@@ -134,7 +136,8 @@ def _read(dequantize: Node, x: Tensor) -> tuple[Tensor, int]:
     return (inside - zero) * scale, int((steps != inside).sum())
 
 
-def _ratio(signal: float, noise: float) -> float:
+def ratio(signal: float, noise: float) -> float:
+    """Powers as a signal-to-noise ratio in dB, within ±200."""
     if not math.isfinite(noise):
         return -_PERFECT
     if noise == 0:
@@ -144,10 +147,10 @@ def _ratio(signal: float, noise: float) -> float:
 
 def _why(dB: dict[str, float], clipped: float) -> tuple[str, str]:
     """The likely cause of a low ratio, and what to try."""
-    if dB["own"] >= _SOUND:
-        return ("what came before", "mend the layers before it") if dB["whole"] < _SOUND else ("", "")
+    if dB["own"] >= SOUND:
+        return ("what came before", "mend the layers before it") if dB["whole"] < SOUND else ("", "")
     if dB["weights"] <= dB["inputs"]:
         return "few steps for its weights", "more bits for it (layers={…: 8}), or rounding='block'"
-    if clipped > _CLIPS:
+    if clipped > CLIPS:
         return f"{clipped:.1%} of what it reads is clipped", "ranges='minmax', more calibration samples, or exclude it"
     return "few steps for what it reads: single values are far larger than the rest", "exclude it, or mode='dynamic'"

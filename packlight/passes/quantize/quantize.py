@@ -42,6 +42,7 @@ from packlight.task import Task
 
 _BATCH = 32
 _MODES = ("static", "dynamic", "weights")
+REDUCED = "weights have at most 7 bits: 8 saturate in int16 on processors without VNNI"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def quantize(
         *uneven,
         *(f"{layer} is rounded to the nearest: gptq does not take it" for layer in left),
         *told,
+        *([REDUCED] if options.bits.reduced and options.bits.activations and placement.kernels else []),
     )
     return settle_biases(model.tidy()).with_step(Step("quantize", options=options_of(options)))
 
