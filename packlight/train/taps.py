@@ -13,8 +13,6 @@ from packlight.errors import PacklightError
 from packlight.model import Model, matching
 from packlight.model.operators import argument, load_quantized_operators, packet
 
-_PER_TENSOR = 4  # settings of the operators: zero point, low, high, dtype
-
 
 class Tapped:
     """Calls a Model; gives its flat outputs, and by name those of the layers asked for. Tensors are the Model's own."""
@@ -104,15 +102,13 @@ def _flat(scale: Any, shape: Any) -> Any:
     return scale.reshape(shape) if isinstance(scale, Tensor) else scale
 
 
-def straight_through(
-    x: Tensor, quantize: Any, dequantize: Any, low: int, high: int, scale: Any, *settings: Any
-) -> Tensor:
-    """The call that stands in the graph in training. Of scales, parameters alone learn: one taken of the value at run
-    time is as given."""
+def straight_through(x: Tensor, scale: Any, zero: Any, low: int, high: int, axis: int | None = None) -> Tensor:
+    """The call that stands in the graph in training. axis: along which scales and zero points lie; None: one of each.
+    Of scales, parameters alone learn: one taken of the value at run time is as given."""
     if isinstance(scale, Tensor) and not isinstance(scale, nn.Parameter):
         scale = scale.detach()
-    axis = settings[1] % x.dim() if len(settings) > _PER_TENSOR else None
-    result: Tensor = StraightThrough.apply(x, scale, settings[0], axis, low, high)  # type: ignore[no-untyped-call]
+    axis = None if axis is None else axis % x.dim()
+    result: Tensor = StraightThrough.apply(x, scale, zero, axis, low, high)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -128,13 +124,13 @@ def _trainable(model: Model) -> Model:
                 continue  # a weight stored as integers: no master to train
             load_quantized_operators()
             low, high = argument(node, "quant_min"), argument(node, "quant_max")
+            x, scale, zero = source.args[:3]
             with graph.inserting_before(node):
                 if packet(node).endswith("_group"):
-                    call = _through_blocks(graph, source, low, high)
+                    call = _through_blocks(graph, (x, scale, zero, low, high), argument(node, "group_size"))
                 else:
-                    operators: Any = (source.target, node.target)
-                    given = (source.args[0], *operators, low, high, *source.args[1:])
-                    call = graph.call_function(straight_through, given)
+                    axis = argument(node, "axis") if packet(node).endswith("_channel") else None
+                    call = graph.call_function(straight_through, (x, scale, zero, low, high, axis))
             call.meta = dict(node.meta)
             node.replace_all_uses_with(call)
             graph.erase_node(node)
@@ -146,12 +142,9 @@ def _trainable(model: Model) -> Model:
     return twin
 
 
-def _through_blocks(graph: Graph, quantize: Node, low: int, high: int) -> Node:
+def _through_blocks(graph: Graph, given: tuple[Any, ...], block: int) -> Node:
     """The call for a weight with a scale a block: every block is a channel of its own."""
-    ops, aten = torch.ops.quantized_decomposed, torch.ops.aten
-    weight, scales, zeros, *_, dtype, group = quantize.args
-    rows = graph.call_function(aten.reshape.default, (weight, [-1, group]))
-    operators = ops.quantize_per_channel.default, ops.dequantize_per_channel.default
-    settings = (scales, zeros, 0, low, high, dtype)
-    made = graph.call_function(straight_through, (rows, *operators, low, high, *settings))
+    aten, (weight, *rest) = torch.ops.aten, given
+    rows = graph.call_function(aten.reshape.default, (weight, [-1, block]))
+    made = graph.call_function(straight_through, (rows, *rest, 0))
     return graph.call_function(aten.view_as.default, (made, weight))

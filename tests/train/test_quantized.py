@@ -34,10 +34,8 @@ def test_the_training_graph_computes_what_the_quantized_model_does(small: pl.Mod
 
 
 def test_the_gradient_passes_inside_the_range_and_stops_outside() -> None:
-    ops = torch.ops.quantized_decomposed
     x = torch.tensor([-1.0, -0.04, 0.0, 0.3, 12.74, 12.76, 30.0], requires_grad=True)
-    y = straight_through(x, ops.quantize_per_tensor.default, ops.dequantize_per_tensor.default, -128, 127, 0.1, 0,
-                         -128, 127, torch.int8)  # fmt: skip
+    y = straight_through(x, 0.1, 0, -128, 127)
     y.backward(torch.arange(1.0, 8.0))
     assert x.grad is not None and x.grad.tolist() == [1, 2, 3, 4, 5, 0, 0]
     assert y.detach().tolist() == pytest.approx([-1.0, 0.0, 0.0, 0.3, 12.7, 12.7, 12.7])
