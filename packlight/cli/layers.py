@@ -21,7 +21,7 @@ def compare_layers(
     task: TaskOption,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to look at.")] = 64,
     most: Annotated[int, typer.Option(min=1, help="Layers to show, worst first.")] = 20,
-    target: Annotated[str, typer.Option(help="Also run the file there, layer by layer; '' not to.")] = "onnxruntime",
+    target: Annotated[str, typer.Option(help="Also run the file there, layer by layer.")] = "",
     fix: Annotated[bool, typer.Option("--fix", help="Mend the layers that do harm, and write the result.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of mending at most.")] = 5,
     out: Annotated[Path | None, typer.Option(help="The .plm file to write with --fix.")] = None,
@@ -55,10 +55,10 @@ def compare_layers(
     show.line("File: the exported file on its runtime against the quantized network.")
     show.line()
     show.table(
-        ["layer", "alone", "its weights", "what it reads", "clipped", "whole", "file", "likely cause", "try"],
+        ["layer", "alone", "its weights", "what it reads", "whole", "file", "likely cause", "try"],
         [
             [
-                e.layer, _dB(e.own), _dB(e.weights), _dB(e.inputs), f"{100 * e.clipped:.2f} %", _dB(e.whole),
+                e.layer, _dB(e.own), _dB(e.weights), _dB(e.inputs), _dB(e.whole),
                 _dB(e.file),
                 e.cause or "–", e.remedy or "–",
             ]

@@ -147,6 +147,8 @@ def conversion_times(
 def _reason(low: float, full: float) -> str:
     if low > full > 0:
         return f"ran slower in int8 here: {1e3 * low:.3g} ms against {1e3 * full:.3g} ms"
+    if full == 0:
+        return f"took {1e3 * low:.3g} ms in int8 here and none in float, which computes it with its neighbour"
     return "lies among layers that ran slower in int8 here"
 
 
