@@ -326,7 +326,8 @@ def test_share_weights_saves_a_small_model_that_measures_like_one(run, tmp_path)
 def test_layers_that_depart_are_named_with_cause_and_remedy(run, tmp_path):
     words = ("--layer", "body=2", "--layer", "stem=4", "--rounding", "gptq")
     assert run("quantize", "net.plm", "--task", "good.py", "--out", tmp_path / "q.plm", *words)[0] == 0
-    code, out, error = run("compare-layers", "net.plm", tmp_path / "q.plm", "--task", "good.py", "--json", "--target", "onnxruntime")
+    seen = ("compare-layers", "net.plm", tmp_path / "q.plm", "--task", "good.py", "--json", "--target", "onnxruntime")
+    code, out, error = run(*seen)
     assert code == 0, error
     first = json.loads(out)["layers"][0]
     assert (code, first["layer"], first["cause"]) == (0, "body", "few steps for its weights")
