@@ -2,9 +2,9 @@
 
 Each form is quantized on 256 calibration samples, exported, and judged on the whole test split: the file against the
 float file (drop, paired), against the Model that it was made of (agreement), and in time (one thread, batch 1,
-alternated). A form that is slower than float is what `packlight compress` refuses; "int8-tuned" leaves in float what ran
-slower in int8 on this machine, where that makes the whole faster. Last, how long it takes to calibrate
-and quantize MobileNetV2, beside ONNX Runtime's quantizer and NNCF, whose times hold the writing of their files.
+alternated). A form that is slower than float is what `packlight compress` refuses; "int8-tuned" leaves in float what
+ran slower in int8 on this machine, where that makes the whole faster. Last, how long it takes to calibrate and quantize
+MobileNetV2, beside ONNX Runtime's quantizer and NNCF, whose times hold the writing of their files.
 """
 
 from __future__ import annotations
