@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from packlight import targets
 from packlight.errors import PacklightError
+from packlight.files import cache_folder
 from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores, has_vnni
@@ -40,7 +41,6 @@ from packlight.passes.quantize import (
 )
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.passes.renorm import renorm as renorm_on
-from packlight.passes.sensitivity.cache import cache_folder
 from packlight.passes.sensitivity.table import Sensitivities
 from packlight.search.bits import parse_drop, within_drop
 from packlight.search.budget import Budget, parse_time

@@ -46,6 +46,19 @@ def make_folder(folder: Path) -> None:
         raise PacklightError(f"cannot write to folder {folder}: {error.strerror or error}") from error
 
 
+def cache_folder() -> Path | None:
+    """Where packlight may keep what it can find out again: $PACKLIGHT_CACHE, else `packlight` in the user's cache
+    folder; None of a user without a folder."""
+    if given := os.environ.get("PACKLIGHT_CACHE"):
+        return Path(given)
+    if base := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
+        return Path(base) / "packlight"
+    try:
+        return Path.home() / ".cache" / "packlight"
+    except RuntimeError:
+        return None
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     seen = hashlib.sha256()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from packlight.errors import PacklightError
-from packlight.files import make_folder, write_text
+from packlight.files import cache_folder, make_folder, write_text
 from packlight.measure.machine import describe
 from packlight.model.lineage import digest
 
@@ -28,7 +27,8 @@ class Timings:
     def __init__(self, versions: Mapping[str, str], folder: Path | None = None):
         machine = {k: v for k, v in describe().items() if k in _TELLING}
         name = digest([machine, dict(versions)])[:24]
-        self.path = (cache_folder() if folder is None else folder) / "timings" / f"{name}.json"
+        folder = cache_folder() if folder is None else folder
+        self.path = None if folder is None else folder / "timings" / f"{name}.json"
         self._known = self._read()
 
     def get(self, signature: Any) -> dict[str, float] | None:
@@ -38,6 +38,8 @@ class Timings:
     def add(self, found: list[tuple[Any, dict[str, float]]]) -> None:
         """Remember, beside what other processes have written meanwhile. A cache that cannot be written to is none."""
         self._known = self._read() | self._known | {digest(signature): seconds for signature, seconds in found}
+        if self.path is None:
+            return
         try:
             make_folder(self.path.parent)
             write_text(self.path, json.dumps(self._known))
@@ -45,6 +47,8 @@ class Timings:
             return
 
     def _read(self) -> dict[str, dict[str, float]]:
+        if self.path is None:
+            return {}
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -52,14 +56,6 @@ class Timings:
         if not isinstance(content, dict):
             return {}
         return {k: v for k, v in content.items() if isinstance(v, dict) and all(_is_time(s) for s in v.values())}
-
-
-def cache_folder() -> Path:
-    """Where packlight may keep what it can find out again."""
-    if given := os.environ.get("PACKLIGHT_CACHE"):
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path.home() / ".cache") / "packlight"
 
 
 def _is_time(value: Any) -> bool:

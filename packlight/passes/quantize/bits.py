@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.fx import Node
 
 from packlight.errors import PacklightError
+from packlight.files import cache_folder
 from packlight.model import Model, matching
 from packlight.model.numerics import Format
 from packlight.passes.quantize.mixed import Roundings, damage_table
 from packlight.passes.quantize.placement import Placement
 from packlight.passes.quantize.presets import PRESETS, equal_bits, local_bits, mean_bits, parse_limit
 from packlight.passes.quantize.refine import choose
-from packlight.passes.sensitivity.cache import cache_folder
 from packlight.passes.sensitivity.change import SQUARED, Changes, Distance
 
 _END = "first or last layer"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,6 @@ from packlight.model import Model, fingerprint
 from packlight.model.lineage import digest
 
 _VERSION = 1  # of what is computed; a change of any measure's numbers raises it
-
-
-def cache_folder() -> Path | None:
-    """$PACKLIGHT_CACHE, else `packlight` among what the user can make again; None of a user without a folder."""
-    if given := os.environ.get("PACKLIGHT_CACHE"):
-        return Path(given)
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given) / "packlight"
-    try:
-        return Path.home() / ".cache" / "packlight"
-    except RuntimeError:
-        return None
 
 
 def key_of(model: Model, batches: Sequence[Sequence[torch.Tensor | None]], options: dict[str, Any]) -> str:
