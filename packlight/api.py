@@ -27,7 +27,17 @@ from packlight.passes.codebooks import share_weights as share_in_tables
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
-from packlight.passes.quantize import Bits, LayerError, Quantization, Rounding, Scales, layer_errors
+from packlight.passes.quantize import (
+    Bits,
+    LayerError,
+    Quantization,
+    Rounding,
+    Scales,
+    float_format,
+    layer_errors,
+    refuse_others,
+    store_floats,
+)
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.passes.renorm import renorm as renorm_on
 from packlight.passes.sensitivity.cache import cache_folder
@@ -185,7 +195,7 @@ def quantize(
     samples: int = 256,
     exclude: str | Sequence[str] = (),
     mode: str = "static",
-    weights: int = 8,
+    weights: int | str = 8,
     activations: int | None = 8,
     ends: int = 8,
     layers: Mapping[str, int] | None = None,
@@ -206,7 +216,8 @@ def quantize(
     wildcards) that stay in float. mode: "static", or "dynamic" for ranges of activations that are taken at run time,
     which needs no data, or "weights": activations stay in float, and weights of linear layers have a scale for every
     `group` along the input axis (16, 32, 64, 128, 256; None: one an output), without zero points if `symmetric`; needs
-    no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float.
+    no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float;
+    weights="fp8-e4m3", "fp8-e5m2", "bf16" or "fp16", with mode="weights": stored in such floats.
     ends: bits of the first and last layers' weights and inputs, where that is more. layers: bits of weights by
     layer-name pattern. mixed: bits a weight in the mean, given to layers as measured; or "global", "local" or "mixed"
     with a budget: "200kB" of weights, "4bits" a weight, or "drop<=0.5points" on validation data, measured. rounding:
@@ -218,6 +229,14 @@ def quantize(
     if scales not in ("float", "power-of-two"):
         raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
     numerics, data = targets.get(target).numerics, Task("none") if task is None else _task(task)
+    if isinstance(weights, str):
+        form = float_format(weights, numerics)
+        refuse_others(form, mode, {
+            "layers": bool(layers), "mixed": mixed is not None, "budget": budget is not None,
+            "rounding": rounding != "nearest", "symmetric": not symmetric, "scales": scales != "float",
+            "equalize": equalize, "correct_bias": correct_bias,
+        })  # fmt: skip
+        return store_floats(model, form, patterns_of(exclude))
     most = parse_drop(budget) if budget is not None else None
     given = "8bits" if most is not None and isinstance(mixed, str) else budget  # each try has its own
     options = Quantization(
