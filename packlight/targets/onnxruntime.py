@@ -64,16 +64,16 @@ class OnnxRuntime(Target):
         from packlight.model.integers import freeze
         from packlight.targets.onnx_codebooks import hold
         from packlight.targets.onnx_convert import convert
-        from packlight.targets.onnx_floats import narrow, widen
+        from packlight.targets.onnx_floats import cast_floats, hold_floats
         from packlight.targets.onnx_graph import finish
 
         frozen = freeze(model.copy().eval())
         tensors = frozen.named_tensors().values()
         halved = form == "float16"
         _check_size(model.name, sum(t.nbytes // 2 if halved and t.is_floating_point() else t.nbytes for t in tensors))
-        stored = widen(frozen)
+        stored = hold_floats(frozen)
         graph = convert(hold(frozen))
-        narrow(graph, stored)
+        cast_floats(graph, stored)
         finish(graph, float16=halved)
         constants = (v.const_value for v in graph.graph.initializers.values())
         _check_size(model.name, sum(c.nbytes for c in constants if c is not None))
