@@ -36,8 +36,11 @@ from packlight.passes.quantize import (
     Quantization,
     Rounding,
     Scales,
+    float_format,
     layer_errors,
     mend,
+    refuse_others,
+    store_floats,
 )
 from packlight.passes.quantize import quantize as quantize_for
 from packlight.passes.renorm import renorm as renorm_on
@@ -197,7 +200,7 @@ def quantize(
     samples: int = 256,
     exclude: str | Sequence[str] = (),
     mode: str = "static",
-    weights: int = 8,
+    weights: int | str = 8,
     activations: int | None = 8,
     ends: int = 8,
     layers: Mapping[str, int] | None = None,
@@ -219,7 +222,8 @@ def quantize(
     wildcards) that stay in float. mode: "static", or "dynamic" for ranges of activations that are taken at run time,
     which needs no data, or "weights": activations stay in float, and weights of linear layers have a scale for every
     `group` along the input axis (16, 32, 64, 128, 256; None: one an output), without zero points if `symmetric`; needs
-    no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float.
+    no data, but for a rounding or `mixed`. weights, activations: bits, 2 to 8; activations=None leaves them in float;
+    weights="fp8-e4m3", "fp8-e5m2", "bf16" or "fp16", with mode="weights": stored in such floats.
     ends: bits of the first and last layers' weights and inputs, where that is more. layers: bits of weights by
     layer-name pattern. mixed: bits a weight in the mean, given to layers as measured; or "global", "local" or "mixed"
     with a budget: "200kB" of weights, "4bits" a weight, or "drop<=0.5points" on validation data, measured. rounding:
@@ -232,6 +236,14 @@ def quantize(
     if scales not in ("float", "power-of-two"):
         raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
     numerics, data = targets.get(target).numerics, Task("none") if task is None else _task(task)
+    if isinstance(weights, str):
+        form = float_format(weights, numerics)
+        refuse_others(form, mode, {
+            "layers": bool(layers), "mixed": mixed is not None, "budget": budget is not None,
+            "rounding": rounding != "nearest", "symmetric": not symmetric, "scales": scales != "float",
+            "equalize": equalize, "correct_bias": correct_bias, "reduce_range": bool(reduce_range),
+        })  # fmt: skip
+        return store_floats(model, form, patterns_of(exclude))
     most = parse_drop(budget) if budget is not None else None
     given = "8bits" if most is not None and isinstance(mixed, str) else budget  # each try has its own
     reduced = has_vnni() is False if reduce_range is None else reduce_range

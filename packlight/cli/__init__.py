@@ -126,7 +126,9 @@ def quantize(
     mode: Annotated[
         str, typer.Option(help="static; dynamic: ranges taken at run time; weights: activations stay in float.")
     ] = "static",
-    weights: Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")] = 8,
+    weights: Annotated[
+        str, typer.Option(help="Bits of weights, 2 to 8; with --mode weights also fp8-e4m3, fp8-e5m2, bf16, fp16.")
+    ] = "8",
     activations: Annotated[int, typer.Option(help="Bits of activations, 2 to 8; 0 leaves them in float.")] = 8,
     ends: Annotated[int, typer.Option(help="Bits of the first and last layers, where that is more.")] = 8,
     layer: Annotated[
@@ -164,7 +166,7 @@ def quantize(
     with progress.steps("calibrating", as_json) as advance:
         made = pl.quantize(
             pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
-            weights=weights, activations=activations or None, ends=ends, layers=by_name,
+            weights=options.bits_or_format(weights), activations=activations or None, ends=ends, layers=by_name,
             mixed=options.bits_or_preset(mixed), budget=budget, rounding=rounding,
             group=group or None, symmetric=not asymmetric, scales=scales, equalize=equalize, correct_bias=correct_bias,
             reduce_range=reduce_range, on_batch=advance, on_block=lambda done, of: advance(),

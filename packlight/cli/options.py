@@ -46,6 +46,14 @@ def pattern_and_bits(given: str) -> tuple[str, int]:
     return pattern, int(bits)
 
 
+def bits_or_format(given: str) -> int | str:
+    """A whole number where it is one."""
+    try:
+        return int(given)
+    except ValueError:
+        return given
+
+
 def bits_or_preset(given: str | None) -> float | str | None:
     """A number where it is one."""
     try:

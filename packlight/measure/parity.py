@@ -22,6 +22,7 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.measure.quality import torch_runner
 from packlight.model import Model
+from packlight.model.floats import narrowed
 from packlight.model.operators import kind
 from packlight.model.shapes import propagate
 from packlight.model.spec import TensorSpec
@@ -168,7 +169,8 @@ def _limit(model: Model, artifact: Artifact) -> float:
 
 def _with_inner_outputs(model: Model) -> tuple[Model, list[str]]:
     probe = propagate(model.copy().eval())
-    shown = [n for n in probe.nodes if n.op == "call_function" and _observable(n)]
+    constant = {n for given, how in narrowed(probe).items() for n in (given, *how.nodes)}
+    shown = [n for n in probe.nodes if n.op == "call_function" and n not in constant and _observable(n)]
     output = next(n for n in probe.nodes if n.op == "output")
     output.args = (tuple(shown),)
     probe.graph_module.recompile()

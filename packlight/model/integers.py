@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from packlight.model.floats import freeze_floats
 from packlight.model.model import Model
 from packlight.model.operators import argument, kind, load_quantized_operators, packet
 
@@ -36,7 +37,7 @@ def grid(model: Model, node: Node) -> Grid:
 
 
 def freeze(model: Model) -> Model:
-    """A copy whose quantized weights are integer buffers under their dequantize, masters dropped; same outputs."""
+    """A copy whose quantized weights are integer or low-precision buffers, masters dropped; same outputs."""
     load_quantized_operators()
     model = model.copy()
     for node in model.nodes:
@@ -51,6 +52,7 @@ def freeze(model: Model) -> Model:
             stored.meta["val"] = torch.empty_like(integers, device="meta")
             node.replace_all_uses_with(stored)
             model.graph_module.graph.erase_node(node)
+    freeze_floats(model)
     _clamp(model)
     return model.tidy()
 

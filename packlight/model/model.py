@@ -71,8 +71,10 @@ class Model:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the graph holds quantize/dequantize operators."""
-        return any(kind(n) == "quantize" for n in self.nodes)
+        """Whether the graph holds quantize/dequantize operators, or weights in floats of one or two bytes."""
+        from packlight.model.floats import narrowed
+
+        return any(kind(n) == "quantize" for n in self.nodes) or bool(narrowed(self))
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Any:
         return restructure(self.structure, self.flat(*self._bind(args, kwargs)))

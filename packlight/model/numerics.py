@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from packlight.errors import PacklightError
 
 
@@ -42,6 +44,30 @@ class Format:
 
 
 @dataclass(frozen=True)
+class FloatFormat:
+    """A floating-point format of one or two bytes that weights are stored in.
+
+    scaled: each output channel is divided by a factor first, so that its largest magnitude is the format's `largest`.
+    """
+
+    name: str
+    dtype: torch.dtype
+    scaled: bool = False
+
+    @property
+    def largest(self) -> float:
+        return float(torch.finfo(self.dtype).max)
+
+
+FLOAT_FORMATS = (
+    FloatFormat("fp8-e4m3", torch.float8_e4m3fn, scaled=True),
+    FloatFormat("fp8-e5m2", torch.float8_e5m2, scaled=True),
+    FloatFormat("bf16", torch.bfloat16),
+    FloatFormat("fp16", torch.float16),
+)
+
+
+@dataclass(frozen=True)
 class FusionGroup:
     """Operators that a runtime computes as one low-precision kernel.
 
@@ -64,6 +90,7 @@ class Numerics:
     dynamic: operators that it also runs on activations whose range is taken at run time. stored: operators whose tables
     and matrices it keeps as integers and computes with in float. blocked: operators that read float activations and
     weights of integers with a scale a block along the input axis; blocks: how many elements such a block may have.
+    floats: formats that its files can hold weights in, which it computes with in float32.
     channel_multiple: channel counts that are multiples of it run at full speed.
     """
 
@@ -76,6 +103,7 @@ class Numerics:
     stored: frozenset[str] = frozenset()
     blocked: frozenset[str] = frozenset()
     blocks: tuple[int, ...] = ()
+    floats: tuple[FloatFormat, ...] = ()
 
     def group(self, operator: str) -> FusionGroup | None:
         """The fusion group that starts with this operator, or None where it runs in float."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.fx import Node
 
 from packlight.model.codebooks import lookups
+from packlight.model.floats import Narrowed, narrowed
 from packlight.model.model import Model
 from packlight.model.operators import argument, kind, macs, packet
 from packlight.model.shapes import bytes_of, propagate, shape_of
@@ -63,12 +64,15 @@ def statistics(model: Model, batch: int = 1) -> Statistics:
     layers: list[LayerStatistics] = []
     counted: set[str] = set()
     shared = lookups(model)
-    inside = {n for given, lookup in shared.items() for n in (given, *lookup.nodes)}
+    low = narrowed(model)
+    inside = {n for found in (shared, low) for given, how in found.items() for n in (given, *how.nodes)}
     for node in model.nodes:
         if node.op != "call_function" or kind(node) in ("quantize", "size") or node in inside:
             continue
         tables = [shared[n] for n in node.all_input_nodes if n in shared]
-        sources = [(t.index, t.bits) for t in tables] + [_stored(n) for n in node.all_input_nodes if n not in shared]
+        sources = [(t.index, t.bits) for t in tables] + [
+            _stored(n, low) for n in node.all_input_nodes if n not in shared
+        ]
         read = {str(s.target): (s, bits) for s, bits in sources if s is not None}
         weights = {n: found for n, found in read.items() if n in parameters or found[1]}
         own = [found for n, found in weights.items() if n not in counted]
@@ -89,8 +93,10 @@ def statistics(model: Model, batch: int = 1) -> Statistics:
     )  # fmt: skip
 
 
-def _stored(node: Node) -> tuple[Node | None, int]:
-    """The tensor that feeds an operator, looking through quantize/dequantize, and its bits (0: as it is)."""
+def _stored(node: Node, low: Mapping[Node, Narrowed]) -> tuple[Node | None, int]:
+    """The tensor that feeds an operator, looking through quantize/dequantize and casts, and its bits (0: as it is)."""
+    if node in low:
+        return low[node].source, low[node].bits
     bits = 0
     while kind(node) == "quantize":
         bits = int(argument(node, "quant_max") - argument(node, "quant_min")).bit_length()

@@ -34,7 +34,7 @@ class OnnxRuntime(Target):
 
     @cached_property
     def numerics(self) -> Numerics:
-        from packlight.model.numerics import Format, FusionGroup, Numerics
+        from packlight.model.numerics import FLOAT_FORMATS, Format, FusionGroup, Numerics
 
         return Numerics(
             activation=Format(8, signed=False, symmetric=False),
@@ -56,6 +56,7 @@ class OnnxRuntime(Target):
             stored=frozenset({"embedding", "lstm", "gru"}),
             blocked=frozenset({"linear"}),
             blocks=(16, 32, 64, 128, 256),
+            floats=FLOAT_FORMATS,
         )  # fmt: skip
 
     def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> None:
@@ -64,13 +65,16 @@ class OnnxRuntime(Target):
         from packlight.model.integers import freeze
         from packlight.targets.onnx_codebooks import hold
         from packlight.targets.onnx_convert import convert
+        from packlight.targets.onnx_floats import cast_floats, hold_floats
         from packlight.targets.onnx_graph import finish
 
         frozen = freeze(model.copy().eval())
         tensors = frozen.named_tensors().values()
         halved = form == "float16"
         _check_size(model.name, sum(t.nbytes // 2 if halved and t.is_floating_point() else t.nbytes for t in tensors))
+        stored = hold_floats(frozen)
         graph = convert(hold(frozen))
+        cast_floats(graph, stored)
         finish(graph, float16=halved)
         constants = (v.const_value for v in graph.graph.initializers.values())
         _check_size(model.name, sum(c.nbytes for c in constants if c is not None))

@@ -11,6 +11,7 @@ from torch.fx import Graph, Node
 
 from packlight.errors import PacklightError
 from packlight.model import Model, matching
+from packlight.model.floats import narrow, narrowed
 from packlight.model.operators import argument, load_quantized_operators, packet
 
 
@@ -77,6 +78,28 @@ class StraightThrough(torch.autograd.Function):
         return passed, learned / (count * ctx.high) ** 0.5, None, None, None, None
 
 
+class RoundFloat(torch.autograd.Function):
+    """The nearest values of a low float type, in float32; the gradient passes where the value was in range, which ends
+    half a step above the type's largest value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.end = torch.finfo(dtype).max * (1 + torch.finfo(dtype).eps / 4)
+        return narrow(x, dtype).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        return gradient * (x.abs() <= ctx.end), None
+
+
+def round_float(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The call that stands in the graph in training."""
+    result: Tensor = RoundFloat.apply(x, dtype)  # type: ignore[no-untyped-call]
+    return result
+
+
 def _across(x: Tensor, value: Any, axis: int | None) -> Any:
     """A scale or zero point: a number, or of x's rank where it has one a channel."""
     if not isinstance(value, Tensor):
@@ -116,7 +139,7 @@ def _trainable(model: Model) -> Model:
     """The Model's graph again over the same tensors, each quantize/dequantize pair one call with a gradient."""
     twin = model.copy(share_tensors=True)
     graph = twin.graph_module.graph
-    found = False
+    found = _round_floats(twin)
     for node in twin.nodes:
         source = node.args[0] if node.args else None
         if packet(node).startswith("dequantize_per_") and isinstance(source, Node):
@@ -140,6 +163,20 @@ def _trainable(model: Model) -> Model:
     if found:
         twin.graph_module.recompile()
     return twin
+
+
+def _round_floats(model: Model) -> bool:
+    """Clamp and casts of weights in low float types → one call each, in place; whether there were any."""
+    graph = model.graph_module.graph
+    masters = [how for how in narrowed(model).values() if how.value is not None]
+    for how in masters:
+        with graph.inserting_before(how.wide):
+            call = graph.call_function(round_float, (how.value, how.dtype))
+        call.meta = dict(how.wide.meta)
+        how.wide.replace_all_uses_with(call)
+        for node in reversed(how.nodes[-3:]):
+            graph.erase_node(node)
+    return bool(masters)
 
 
 def _through_blocks(graph: Graph, given: tuple[Any, ...], block: int) -> Node:
