@@ -127,7 +127,7 @@ def test_training_runs_through_the_casts_and_learns(name: str) -> None:
     masters = {str(how.source.target) for how in narrowed(made).values()}
     assert len(masters) == 3 and masters <= moved and not any(n.endswith("_scale") for n in moved)
     before, after = (evaluate(m, task, "validation").measurement.value for m in (small, made))
-    assert before < 30 < 75 < after
+    assert after > before + 20
 
 
 def test_the_gradient_stops_where_a_value_leaves_the_range(lenet: pl.Model) -> None:
