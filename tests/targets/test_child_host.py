@@ -104,7 +104,7 @@ def test_a_child_that_prints_without_end_does_not_fill_the_disk(child, tmp_path,
     trimmed = []
     trim = process.os.ftruncate
     monkeypatch.setattr(process.os, "ftruncate", lambda *where: trimmed.append(trim(*where)))
-    failure(child, "print_without_end", limit=SHORT_S)
+    failure(child, "print_without_end", limit=4 * SHORT_S)
     assert trimmed
 
 
