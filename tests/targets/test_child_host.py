@@ -39,7 +39,7 @@ ANSWERED = {
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(host, "_DYING_S", 0.3)
+    monkeypatch.setattr(host, "_DYING_S", 3.0)
 
 
 @pytest.fixture
