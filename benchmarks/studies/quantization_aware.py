@@ -1,7 +1,7 @@
 """Training through the quantizers: weights and scales are learned, after the float network.
 
-ResNet-20 with four bits of activations, two and four of weights (first and last layer: eight), one to three passes over
-fixed augmented copies of Fashion-MNIST, distilled; from nearest rounding where nothing else is said. `fixed scales` is
+ResNet-20 with four bits of activations, two and four of weights (first and last layer: eight), one to twelve passes
+over fixed augmented copies of Fashion-MNIST, distilled; from nearest rounding where nothing else is said. `fixed scales` is
 the same training with the scales that calibration set. Judged on the 10,000 test images, paired.
 """
 
@@ -38,6 +38,7 @@ ARMS: dict[str, tuple[Quantization, int, bool]] = {  # start, passes, whether sc
     "ResNet-20 W2A4, fixed scales": (_of(2), 1, False),
     "ResNet-20 W2A4, learned scales": (_of(2), 1, True),
     "ResNet-20 W2A4, learned scales, 3 passes after block reconstruction": (_of(2, BLOCK), 3, True),
+    "ResNet-20 W2A4, learned scales, 12 passes after block reconstruction": (_of(2, BLOCK), 12, True),
 }
 
 
