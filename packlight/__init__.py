@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         export,
         finetune,
         fold,
+        install_target,
         load,
         measure,
         mend_layers,
@@ -50,6 +51,7 @@ _HOMES = {
         "export",
         "finetune",
         "fold",
+        "install_target",
         "load",
         "measure",
         "mend_layers",
@@ -77,8 +79,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare_layers", "compress", "distill",
-    "export", "finetune", "fold", "load", "measure", "mend_layers", "prunable", "prune", "quantize", "renorm",
-    "sensitivity", "share_weights", "statistics", "transfer", "tune_placement",
+    "export", "finetune", "fold", "install_target", "load", "measure", "mend_layers", "prunable", "prune", "quantize",
+    "renorm", "sensitivity", "share_weights", "statistics", "transfer", "tune_placement",
 ]  # fmt: skip
 
 

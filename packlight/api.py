@@ -19,9 +19,10 @@ from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores, has_vnni
 from packlight.measure.parity import layer_ratios
-from packlight.measure.quality import evaluate, evaluate_artifact, workload_inputs
+from packlight.measure.quality import evaluate, evaluate_artifact, workload_dims, workload_inputs
 from packlight.model import Model, Step, patterns_of
 from packlight.model.file import SUFFIX
+from packlight.model.numerics import Numerics, common
 from packlight.model.operators import packet
 from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.codebooks import Codebooks, input_moments
@@ -59,12 +60,13 @@ from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.search.tune import Tuned
 from packlight.search.tune import tune_placement as tune_with
 from packlight.sources import from_module
-from packlight.targets import Artifact
+from packlight.targets import Artifact, own_environments
 from packlight.task import Task
 from packlight.train import Distillation, Feature, Fit, Hook, Progress, Transfer, fit
 
 Source = Model | nn.Module | str | os.PathLike[str]
 TaskLike = Task | str | os.PathLike[str]
+TargetLike = str | targets.Target
 
 _FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
 _NOT_YET = (".onnx", ".pt2", ".keras", ".h5", ".tflite", ".pb")
@@ -195,7 +197,7 @@ def quantize(
     model: Model,
     task: TaskLike | None = None,
     *,
-    target: str | targets.Target = "onnxruntime",
+    target: TargetLike | Sequence[TargetLike] = "onnxruntime",
     ranges: str = "mse",
     samples: int = 256,
     exclude: str | Sequence[str] = (),
@@ -216,7 +218,8 @@ def quantize(
     on_batch: Callable[[], None] = lambda: None,
     on_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:
-    """A quantized Model for a target, int8 unless told otherwise, calibrated on the task's calibration data.
+    """A quantized Model for a target, or for each of several, int8 unless told otherwise, calibrated on the task's
+    calibration data.
 
     ranges: "mse" or "minmax". samples: calibration samples to run. exclude: layer-name patterns (shell
     wildcards) that stay in float. mode: "static", or "dynamic" for ranges of activations that are taken at run time,
@@ -235,7 +238,7 @@ def quantize(
     """
     if scales not in ("float", "power-of-two"):
         raise PacklightError(f"scales {scales!r}: choose float or power-of-two")
-    numerics, data = targets.get(target).numerics, Task("none") if task is None else _task(task)
+    numerics, data = _numerics(target), Task("none") if task is None else _task(task)
     if isinstance(weights, str):
         form = float_format(weights, numerics)
         refuse_others(form, mode, {
@@ -473,14 +476,30 @@ def export(
     target: str | targets.Target = "onnxruntime",
     form: str | None = None,
     task: TaskLike | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> Artifact:
     """Write a Model as a file for a runtime, with a manifest beside it; batch norms are folded first.
 
     form: how float weights are stored, one of the target's forms; default its first. task: whose
-    preprocessing the manifest states.
+    preprocessing the manifest states, and whose workload's batch size a file has that takes one size only. dims: sizes
+    of dynamic dimensions for such a file, e.g. {"batch": 8}.
     """
-    preprocessing = _task(task).preprocessing if task is not None else None
-    return targets.export(fold_batch_norms(model), path, targets.get(target), form=form, preprocessing=preprocessing)
+    chosen = _task(task) if task is not None else None
+    sizes = {**(workload_dims(model, chosen) if chosen else {}), **(dims or {})}
+    return targets.export(
+        fold_batch_norms(model), path, targets.get(target), form=form, dims=sizes,
+        preprocessing=chosen.preprocessing if chosen else None,
+    )  # fmt: skip
+
+
+def install_target(name: str, *, on_stage: Callable[[str], None] = lambda text: None) -> str:
+    """Make the environment of its own that a target needs (minutes); one line on what there is now. Raises
+    PacklightError for a target that shares ours, with the line that installs it."""
+    target = targets.get(name)
+    if target.environment is None:
+        raise PacklightError(f"{name} shares packlight's environment; run: {target.install}")
+    own_environments().make(target.environment, lambda which: on_stage(f"making the environment {which} (minutes)"))
+    return f"{name} is installed"
 
 
 def measure(
@@ -541,6 +560,12 @@ def compress(
         model, _task(task), targets.get(target), wanted,
         exclude=exclude, prove=prove, time_limit=parse_time(time_limit), on_stage=on_stage,
     )  # fmt: skip
+
+
+def _numerics(target: TargetLike | Sequence[TargetLike]) -> Numerics:
+    """Of a target, or what all of several compute."""
+    several = [target] if isinstance(target, str | targets.Target) else list(target)
+    return common([targets.get(t).numerics for t in several])
 
 
 def _task(task: TaskLike) -> Task:

@@ -1,8 +1,8 @@
 """Training through the quantizers: weights and scales are learned, after the float network.
 
 ResNet-20 with four bits of activations, two and four of weights (first and last layer: eight), one to twelve passes
-over fixed augmented copies of Fashion-MNIST, distilled; from nearest rounding where nothing else is said. `fixed scales` is
-the same training with the scales that calibration set. Judged on the 10,000 test images, paired.
+over fixed augmented copies of Fashion-MNIST, distilled; from nearest rounding where nothing else is said. `fixed
+scales` is the same training with the scales that calibration set. Judged on the 10,000 test images, paired.
 """
 
 from __future__ import annotations

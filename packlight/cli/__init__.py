@@ -30,7 +30,9 @@ from packlight.cli.options import (
     RecipeOption,
     SeedOption,
     TargetOption,
+    TargetsOption,
     TaskOption,
+    dimension_and_size,
 )
 from packlight.errors import ChildFailure, PacklightError
 
@@ -119,7 +121,7 @@ def quantize(
     task: Annotated[
         str | None, typer.Option(help="As of the other commands; --mode dynamic and weights do without.")
     ] = None,
-    target: TargetOption = "onnxruntime",
+    target: TargetsOption = "onnxruntime",
     exclude: ExcludeOption = None,
     ranges: Annotated[str, typer.Option(help="mse, minmax, average, percentile or entropy.")] = "mse",
     samples: Annotated[int, typer.Option(help="Calibration samples to run.")] = 256,
@@ -165,9 +167,9 @@ def quantize(
     by_name = dict(options.pattern_and_bits(given) for given in layer or ())
     with progress.steps("calibrating", as_json) as advance:
         made = pl.quantize(
-            pl.load(model), task, target=target, ranges=ranges, samples=samples, exclude=exclude or (), mode=mode,
-            weights=options.bits_or_format(weights), activations=activations or None, ends=ends, layers=by_name,
-            mixed=options.bits_or_preset(mixed), budget=budget, rounding=rounding,
+            pl.load(model), task, target=target.split(","), ranges=ranges, samples=samples, exclude=exclude or (),
+            mode=mode, weights=options.bits_or_format(weights), activations=activations or None, ends=ends,
+            layers=by_name, mixed=options.bits_or_preset(mixed), budget=budget, rounding=rounding,
             group=group or None, symmetric=not asymmetric, scales=scales, equalize=equalize, correct_bias=correct_bias,
             reduce_range=reduce_range, on_batch=advance, on_block=lambda done, of: advance(),
         )  # fmt: skip
@@ -282,11 +284,16 @@ def export(
     target: TargetOption = "onnxruntime",
     form: Annotated[str | None, typer.Option(help="How float weights are stored: float32 or float16.")] = None,
     task: Annotated[str | None, typer.Option(help="Task whose preprocessing the manifest states.")] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SIZE of a dynamic dimension, where the runtime fixes sizes, e.g. batch=8."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a network as a file for a runtime, with a manifest beside it."""
+    dims = dict(dimension_and_size(d) for d in dim or ())
     with progress.stages(as_json):
-        artifact = pl.export(pl.load(model), out, target=target, form=form, task=task)
+        artifact = pl.export(pl.load(model), out, target=target, form=form, task=task, dims=dims)
     if as_json:
         show.as_json({"wrote": str(artifact.path), **artifact.manifest})
     else:
@@ -337,9 +344,21 @@ def compress(
 
 
 @app.command()
-def targets(as_json: JsonOption = False) -> None:
+def targets(
+    install: Annotated[
+        list[str] | None, typer.Argument(help="install NAME: make the environment of its own that a runtime needs.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Runtimes known here, and whether each is installed."""
     from packlight.doctor import inventory
+
+    if install:
+        if install[0] != "install" or len(install) != 2:
+            raise PacklightError(f"packlight targets {' '.join(install)}: write `packlight targets install NAME`")
+        with progress.stages(as_json) as stage:
+            show.line(pl.install_target(install[1], on_stage=stage))
+        return
 
     known = inventory()
     if as_json:

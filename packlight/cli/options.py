@@ -14,6 +14,10 @@ TaskOption = Annotated[
     str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
 ]
 TargetOption = Annotated[str, typer.Option("--target", help="The runtime; `packlight targets` lists them.")]
+TargetsOption = Annotated[
+    str,
+    typer.Option("--target", help="The runtime, or several as a,b,c, for what all of them compute."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 ExcludeOption = Annotated[
     list[str] | None, typer.Option("--exclude", help="Layer-name pattern to leave in float; may be repeated.")
@@ -44,6 +48,14 @@ def pattern_and_bits(given: str) -> tuple[str, int]:
     if not found or not pattern or not bits.isdigit():
         raise PacklightError(f"--layer {given}: give a layer-name pattern and bits, e.g. 'head*=8'")
     return pattern, int(bits)
+
+
+def dimension_and_size(given: str) -> tuple[str, int]:
+    """NAME=SIZE."""
+    name, found, size = given.rpartition("=")
+    if not found or not name or not size.isdigit():
+        raise PacklightError(f"--dim {given}: give a dimension and its size, e.g. batch=8")
+    return name, int(size)
 
 
 def bits_or_format(given: str) -> int | str:

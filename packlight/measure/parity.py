@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch.fx import Node
 
 from packlight.errors import PacklightError
-from packlight.measure.quality import torch_runner
+from packlight.measure.quality import in_pieces, torch_runner
 from packlight.model import Model
 from packlight.model.floats import narrowed
 from packlight.model.operators import kind
 from packlight.model.shapes import propagate
 from packlight.model.spec import TensorSpec
-from packlight.targets import Artifact, Runner, Target, export
+from packlight.targets import Artifact, Runner, Target, adapted, export
 
 Array = NDArray[Any]
 
@@ -68,9 +68,10 @@ class Parity:
 
 def check(model: Model, artifact: Artifact, inputs: tuple[Array, ...]) -> Parity:
     """Compare an artifact with the Model it was made from on real inputs; a failure names the first bad layer."""
+    model, _ = adapted(model, artifact.target.numerics)
     limit = _limit(model, artifact)
     with Runner(artifact, 1) as runner:
-        got = runner(*inputs)
+        got = in_pieces(runner, inputs)
     worst = _worst(got, torch_runner(model)(*inputs))
     if worst.within(limit):
         return Parity(worst.error, worst.gain, limit)
@@ -108,7 +109,8 @@ def first_difference(model: Model, artifact: Artifact, inputs: tuple[Array, ...]
     probe, layers = _with_inner_outputs(model)
     with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
         path = Path(folder) / f"probe{artifact.target.suffix}"
-        with Runner(export(probe, path, artifact.target, form=artifact.manifest["form"]), 1) as runner:
+        made = export(probe, path, artifact.target, form=artifact.manifest["form"], dims=_dims(probe, inputs))
+        with Runner(made, 1) as runner:
             got = runner(*inputs)
     limit, wanted = _limit(model, artifact), torch_runner(probe)(*inputs)
     bad = (name for name, g, w in zip(layers, got, wanted, strict=True) if not difference(g, w).within(limit))
@@ -121,7 +123,7 @@ def layer_ratios(model: Model, target: Target, inputs: tuple[Array, ...]) -> dic
     probe, layers = _with_inner_outputs(model)
     with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
         path = Path(folder) / f"probe{target.suffix}"
-        with Runner(export(probe, path, target), 1) as runner:
+        with Runner(export(probe, path, target, dims=_dims(probe, inputs)), 1) as runner:
             got = runner(*inputs)
     ratios = [_decibels(difference(g, w).error) for g, w in zip(got, torch_runner(probe)(*inputs), strict=True)]
     shown = dict(zip(layers, ratios, strict=True))
@@ -165,6 +167,10 @@ def _limit(model: Model, artifact: Artifact) -> float:
     if model.is_quantized:
         return QUANTIZED_LIMIT
     return FLOAT_LIMIT if artifact.manifest["form"] == artifact.target.forms[0] else REDUCED_LIMIT
+
+
+def _dims(model: Model, inputs: tuple[Array, ...]) -> dict[str, int]:
+    return model.check_inputs([x.shape for x in inputs])
 
 
 def _with_inner_outputs(model: Model) -> tuple[Model, list[str]]:

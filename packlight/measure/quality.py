@@ -87,6 +87,18 @@ def evaluate_artifact(artifact: Artifact, task: Task, split: str = "test") -> Sc
         return evaluate(runner, task, split)
 
 
+def in_pieces(runner: Runner, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+    """A file's answers to a batch of any size, in pieces where it insists on one; the last is filled by repetition."""
+    fixed, n = runner.fixed_batch, len(inputs[0]) if inputs and inputs[0].ndim else 0
+    if fixed is None or fixed == n:
+        return runner(*inputs)
+    parts = []
+    for start in range(0, n, fixed):
+        piece = tuple(x[start : start + fixed] for x in inputs)
+        parts.append(_without_filling(runner(*_filled(piece, fixed)), len(piece[0]), fixed))
+    return tuple(np.concatenate(o) if o[0].ndim else o[0] for o in zip(*parts, strict=True))
+
+
 def torch_runner(model: Model) -> Runs:
     """A Model, in eval mode, as a function of numpy arrays."""
     import torch
@@ -111,6 +123,12 @@ def check_fit(model: Model, inputs: tuple[Array, ...]) -> None:
 def workload_inputs(task: Task, split: str, batch: int) -> tuple[Array, ...]:
     """Real inputs of a batch size, the first of a split; short data is repeated."""
     return _filled(task.data(split).take(batch).select(slice(0, batch)).inputs, batch)
+
+
+def workload_dims(model: Model, task: Task) -> dict[str, int]:
+    """The size of a Model's batch in a task's workload, for files that take one size only; none where it is fixed."""
+    shape = model.inputs[0].shape if model.inputs else ()
+    return {shape[0]: task.workload.batch} if shape and isinstance(shape[0], str) else {}
 
 
 def _filled(inputs: tuple[Array, ...], size: int | None) -> tuple[Array, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -86,11 +88,13 @@ class FusionGroup:
 class Numerics:
     """One runtime's low-precision arithmetic.
 
-    transparent: operators that hand on their input's quantization unchanged (reshapes, max pooling).
+    transparent: operators that hand on their input's quantization unchanged (reshapes, max pooling). shared: operators
+    of the groups whose inputs and result must have one scale (concatenation, on some runtimes).
     dynamic: operators that it also runs on activations whose range is taken at run time. stored: operators whose tables
     and matrices it keeps as integers and computes with in float. blocked: operators that read float activations and
     weights of integers with a scale a block along the input axis; blocks: how many elements such a block may have.
-    floats: formats that its files can hold weights in, which it computes with in float32.
+    floats: formats that its files can hold weights in, which it computes with in float32. tables: whether its files
+    can hold weights as a table and indices.
     channel_multiple: channel counts that are multiples of it run at full speed.
     """
 
@@ -104,7 +108,54 @@ class Numerics:
     blocked: frozenset[str] = frozenset()
     blocks: tuple[int, ...] = ()
     floats: tuple[FloatFormat, ...] = ()
+    shared: frozenset[str] = frozenset()
+    tables: bool = False
 
     def group(self, operator: str) -> FusionGroup | None:
         """The fusion group that starts with this operator, or None where it runs in float."""
         return next((g for g in self.groups if operator in g.operators), None)
+
+
+def common(several: Sequence[Numerics]) -> Numerics:
+    """What all of several runtimes compute, so that one quantized Model goes to each of them.
+
+    Groups: operators that all run, with the followers that all fold in; a result is quantized where any of them
+    insists. Formats: symmetric where any is, as many bits as all have. Signedness is the first one's: export changes it
+    without loss. Raises PacklightError for none.
+    """
+    if not several:
+        raise PacklightError("no target was given to quantize for")
+    first, *others = several
+    for other in others:
+        first = replace(
+            first,
+            activation=_narrower(first.activation, other.activation),
+            weight=_narrower(first.weight, other.weight),
+            groups=tuple(_common_groups(first, other)),
+            transparent=first.transparent & other.transparent,
+            channel_multiple=math.lcm(first.channel_multiple, other.channel_multiple),
+            dynamic=first.dynamic & other.dynamic,
+            stored=first.stored & other.stored,
+            blocked=first.blocked & other.blocked,
+            blocks=tuple(b for b in first.blocks if b in other.blocks),
+            floats=tuple(f for f in first.floats if f in other.floats),
+            shared=first.shared | other.shared,
+            tables=first.tables and other.tables,
+        )
+    return first
+
+
+def _narrower(one: Format, other: Format) -> Format:
+    return replace(
+        one, bits=min(one.bits, other.bits), symmetric=one.symmetric or other.symmetric,
+        per_channel=one.per_channel and other.per_channel, power_of_two=one.power_of_two or other.power_of_two,
+    )  # fmt: skip
+
+
+def _common_groups(one: Numerics, other: Numerics) -> Iterator[FusionGroup]:
+    for group in one.groups:
+        for operator in group.operators:
+            theirs = other.group(operator)
+            if theirs is not None and theirs.weighted == group.weighted:
+                followers = tuple(f for f in group.followers if f in theirs.followers)
+                yield FusionGroup((operator,), followers, group.weighted, group.output or theirs.output)

@@ -62,7 +62,7 @@ def tune(
     """Leave in float what is faster so. options: those that `plain.quantized` was made with. inputs: real ones of the
     workload's batch. folder: for files. cache: folder of timings, None for the user's."""
     on_stage("timing layers in int8 and in float")
-    threads = task.workload.threads
+    threads, dims = task.workload.threads, plain.model.check_inputs([x.shape for x in inputs])
     region = kernels_of(plain.model, target.numerics, options.exclude, len(inputs[0]))
     timings = Timings(plain.files[0].manifest["versions"], cache)
     low, full, timed = kernel_times(region, plain.files, inputs, threads, timings)
@@ -79,7 +79,7 @@ def tune(
             model = _without(plain.model, task, target, options, why)
         except PacklightError:  # nothing with weights is left
             continue
-        file = export(model, folder / f"tuned-{i}{target.suffix}", target, exporter=exporter)
+        file = export(model, folder / f"tuned-{i}{target.suffix}", target, dims=dims, exporter=exporter)
         made.append((model, why, file))
     if not made:
         return Tuned(plain.quantized, {}, None, timed + more)
@@ -174,11 +174,12 @@ def tune_placement(
     if options.mode != "static":
         raise PacklightError(f"placement is tuned for ranges from calibration data, got mode {options.mode!r}")
     on_stage("quantizing")
+    dims = model.check_inputs([x.shape for x in inputs])
     quantized = quantize(model, task, target.numerics, options)
     with tempfile.TemporaryDirectory(prefix="packlight-") as path, Child(target) as exporter:
         folder = Path(path)
         named: Sequence[tuple[str, Model]] = (("float", model), ("int8", quantized))
-        full, low = (export(m, folder / f"{n}{target.suffix}", target, exporter=exporter) for n, m in named)
+        full, low = (export(m, folder / f"{n}{target.suffix}", target, dims=dims, exporter=exporter) for n, m in named)
         plain = Plain(model, quantized, (full, low))
         return tune(
             plain, task, target, options, inputs, folder, exporter=exporter, cache=cache, on_stage=on_stage

@@ -12,7 +12,7 @@ from packlight.measure import Measurement
 from packlight.measure.latency import compare, thread_counts, throughput
 from packlight.measure.machine import cores
 from packlight.measure.parity import check
-from packlight.measure.quality import Scores, evaluate_artifact, workload_inputs
+from packlight.measure.quality import Scores, evaluate_artifact, workload_dims, workload_inputs
 from packlight.model import Model, statistics
 from packlight.passes.quantize import Quantization, quantize
 from packlight.search.candidates import PLAIN, Candidate
@@ -126,8 +126,8 @@ class Workbench:
         path = self.folder.path / f"{candidate.name}{self.target.suffix}"
         try:
             return export(
-                model, path, self.target, form=candidate.form, preprocessing=self.ground.task.preprocessing,
-                exporter=self._exporter,
+                model, path, self.target, form=candidate.form, dims=workload_dims(model, self.ground.task),
+                preprocessing=self.ground.task.preprocessing, exporter=self._exporter,
             )  # fmt: skip
         except ChildFailure:
             self._dismiss()

@@ -13,15 +13,24 @@ from packlight.errors import PacklightError
 from packlight.targets.contract import Session, Target
 
 if TYPE_CHECKING:
+    from packlight.targets.adapt import adapted
     from packlight.targets.artifact import Artifact, Runner
+    from packlight.targets.environments import own_environments
     from packlight.targets.host import Child
     from packlight.targets.write import export
 
 _BUILT_IN: Mapping[str, str] = {"onnxruntime": "packlight.targets.onnxruntime:OnnxRuntime"}
 _ENTRY_POINTS = "packlight.targets"
-_HOME = {"Artifact": "artifact", "Runner": "artifact", "Child": "host", "export": "write"}
+_HOME = {
+    "Artifact": "artifact",
+    "adapted": "adapt",
+    "own_environments": "environments",
+    "Runner": "artifact",
+    "Child": "host",
+    "export": "write",
+}
 
-__all__ = ["Artifact", "Child", "Runner", "Session", "Target", "export", "get", "names"]
+__all__ = ["Artifact", "Child", "Runner", "Session", "Target", "adapted", "export", "get", "names", "own_environments"]
 
 
 def names() -> list[str]:

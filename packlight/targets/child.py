@@ -41,8 +41,8 @@ class _Child:
         from packlight.model import Model
 
         torch.set_num_threads(1)  # converting is Python's work; more threads would only wait for each other
-        self.target.write(Model.load(model), Path(path), form, dims)
-        return {"versions": self.target.versions()}
+        notes = self.target.write(Model.load(model), Path(path), form, dims)
+        return {"versions": self.target.versions(), "notes": list(notes or ())}
 
     def open(self, path: str, threads: int, arrays: list[Any]) -> dict[str, Any]:
         """Open a file, and run it once where arrays are given; seconds of both together are the cold start."""

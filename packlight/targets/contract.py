@@ -6,6 +6,7 @@ Imports nothing heavy: this module is loaded in every child process, also in tho
 from __future__ import annotations
 
 import importlib.util
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,9 @@ class Target(ABC):
 
     name: what users write. install: the command that brings the runtime. suffix: of the exported file.
     packages: importable names that must be there. forms: weight forms that `write` knows, the plainest first.
+    keeps_dynamic: whether its files take any size of a dynamic dimension; otherwise sizes are fixed at export.
+    environment: the name of an environment of its own that its packages live in (see
+    `packlight.targets.environments`), None where they share ours; its child processes then run there.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Target(ABC):
     suffix: str
     packages: tuple[str, ...]
     forms: tuple[str, ...]
+    keeps_dynamic: bool = True
+    environment: str | None = None
 
     @property
     @abstractmethod
@@ -48,11 +54,12 @@ class Target(ABC):
         """The runtime's low-precision arithmetic."""
 
     @abstractmethod
-    def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> None:
-        """Convert a Model to one file at `path`. Runs in a child process.
+    def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> Sequence[str] | None:
+        """Convert a Model to the file at `path`, alone or with others of its stem beside it. Runs in a child process.
 
-        form: one of `forms`. dims: sizes for dynamic dimensions that this runtime cannot keep dynamic. What the
-        user can act on is raised as PacklightError.
+        The Model's quantization is in this target's terms already (see `packlight.targets.adapt`). form: one of
+        `forms`. dims: a size for every dynamic dimension, to be fixed unless `keeps_dynamic`. The result is what the
+        user should be told, for the manifest's notes. What the user can act on is raised as PacklightError.
         """
 
     @abstractmethod
@@ -68,8 +75,23 @@ class Target(ABC):
     def versions(self) -> dict[str, str]:
         """Versions of the packages that convert and run."""
 
+    @property
+    def python(self) -> Path:
+        """The interpreter that its child processes run with."""
+        from packlight.targets.environments import own_environments
+
+        return Path(sys.executable) if self.environment is None else own_environments().interpreter(self.environment)
+
     def require(self) -> None:
         """Raise MissingRuntime with the install line unless everything is there."""
+        if self.environment is not None:
+            from packlight.targets.environments import own_environments
+
+            if why := own_environments().missing(self.environment):
+                raise MissingRuntime(
+                    f"target {self.name!r} needs an environment of its own, {why}; run: {self.install}"
+                )
+            return
         missing = [p for p in self.packages if not _importable(p)]
         if missing:
             raise MissingRuntime(

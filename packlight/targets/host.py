@@ -41,7 +41,7 @@ class Child:
         target.require()
         self.target = target
         self.memory_limit = memory_limit or int(psutil.virtual_memory().available * 0.9)
-        self._process = Process(target.address)
+        self._process = Process(target.address, target.python if target.environment else None)
         self._answers: _Answers = queue.SimpleQueue()
         self._listener = threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True)
         self._listener.start()

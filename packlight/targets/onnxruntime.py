@@ -57,6 +57,7 @@ class OnnxRuntime(Target):
             blocked=frozenset({"linear"}),
             blocks=(16, 32, 64, 128, 256),
             floats=FLOAT_FORMATS,
+            tables=True,
         )  # fmt: skip
 
     def write(self, model: Model, path: Path, form: str, dims: Mapping[str, int]) -> None:

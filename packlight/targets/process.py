@@ -10,14 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import IO
 
 import psutil
 
 from packlight.errors import PacklightError
 
-# The parent's sys.path first: a target may live where only the parent was told to look.
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from packlight.targets.child import main; main()"
+# The parent's sys.path first: a target may live where only the parent was told to look. In another environment that
+# one's own comes first.
+_RUN = "from packlight.targets.child import main; main()"
+_START = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); {_RUN}"
+_START_ELSEWHERE = f"import json, sys; sys.path[1:] = [*sys.path[1:], *json.loads(sys.argv[1])]; {_RUN}"
 _LAST_WORDS = 8000
 _MAX_LOG = 1 << 24
 _STACK_S = 0.1
@@ -29,9 +33,10 @@ class Process:
     It dies with this process, and so does all that stayed in its process group: on POSIX it holds the end of a pipe
     (the lifeline) whose other end only we hold. `end` also finds what left the group.
     Its standard output and error, below Python's level too, go to a file that nobody sees but `last_words`.
+    python: the interpreter to run; default: this one.
     """
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, python: Path | None = None):
         self._parent = os.getpid()
         path = json.dumps([str(p) for p in sys.path])
         try:
@@ -43,8 +48,9 @@ class Process:
                     passed.callback(os.close, theirs)
                     held.callback(os.close, ours)
                     lifeline = (theirs,)
+                command = [str(python or sys.executable), "-c", _START_ELSEWHERE if python else _START]
                 self._popen = subprocess.Popen(
-                    [sys.executable, "-c", _START, path, address, str(self._parent), *map(str, lifeline)],
+                    [*command, path, address, str(self._parent), *map(str, lifeline)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=_environment(),
                     start_new_session=True, pass_fds=lifeline,
                 )  # fmt: skip

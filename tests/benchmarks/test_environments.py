@@ -73,7 +73,7 @@ def test_a_failed_install_is_one_clear_line_and_is_tried_again(folders):
         assert "\n" not in str(caught.value)
 
 
-def test_an_environment_that_was_not_made_says_what_makes_it(folders):
+def test_an_environment_that_was_not_made_is_told(folders):
     (folders[0] / "lone.txt").write_text("no-such-package-at-all==1.0\n")
-    with pytest.raises(PacklightError, match="python -m benchmarks run"):
+    with pytest.raises(PacklightError, match="no environment lone: which has not been made"):
         python_for("lone", *folders)

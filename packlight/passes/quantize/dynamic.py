@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch.fx import Node
@@ -38,9 +39,9 @@ def dynamic_placement(placement: Placement, numerics: Numerics, model: Model) ->
 
 def insert_dynamic(model: Model, kernels: Sequence[Kernel], numerics: Numerics) -> None:
     """Put choose-range, quantize and dequantize before every kernel, in place; once for kernels that read one value."""
-    form = numerics.activation
-    if form.bits != 8 or form.signed or form.symmetric:
-        raise PacklightError("ranges at run time are defined for asymmetric unsigned 8-bit activations")
+    form = replace(numerics.activation, signed=False)  # export makes them signed where the target wants that
+    if form.bits != 8 or form.symmetric:
+        raise PacklightError("ranges at run time are defined for asymmetric 8-bit activations")
     graph, ops = model.graph_module.graph, torch.ops.quantized_decomposed
     made: dict[Node, Node] = {}
     for kernel in kernels:

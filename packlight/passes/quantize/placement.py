@@ -139,6 +139,11 @@ def _collect_values(model: Model, placement: Placement, numerics: Numerics) -> N
                 readers = wanted.setdefault(value, [])
                 if reader not in readers:
                     readers.append(reader)
+    for kernel in placement.kernels:
+        if packet(kernel.first) in numerics.shared:
+            for value in kernel.inputs:
+                if (root := placement.root(value)) is not placement.root(kernel.last):
+                    placement.inherits[root] = placement.root(kernel.last)
     placement.values = [n for n in model.nodes if n in written or n in wanted]
     for value in placement.values:
         placement.readers[value] = list(value.users) if value in written else wanted[value]

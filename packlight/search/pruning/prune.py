@@ -15,7 +15,7 @@ from torch import Tensor
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
 from packlight.measure.latency import compare
-from packlight.measure.quality import evaluate, workload_inputs
+from packlight.measure.quality import evaluate, workload_dims, workload_inputs
 from packlight.model import Model, Statistics, statistics
 from packlight.passes.batches import batches_of
 from packlight.passes.fold import fold
@@ -228,11 +228,12 @@ def _fast_enough(
     inputs = workload_inputs(task, source, model.fixed_batch or task.workload.batch)
     low, high, best = 0.0, 1.0, None
     with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
-        whole = export(fold(model), Path(folder) / "whole.onnx", target)
+        dims = workload_dims(model, task)
+        whole = export(fold(model), Path(folder) / f"whole{target.suffix}", target, dims=dims)
         for i in range(_PROBES):
             share = (low + high) / 2
             made = cut(replace(options, by="channels", keep=share))
-            file = export(fold(made), Path(folder) / f"cut{i}.onnx", target)
+            file = export(fold(made), Path(folder) / f"cut{i}{target.suffix}", target, dims=dims)
             ratio = compare([whole, file], inputs, threads=task.workload.threads)[1].ratio.value
             on_stage(f"{share:.0%} of the channels: {ratio:.2f} of the latency")
             if ratio <= options.keep:
