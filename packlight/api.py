@@ -16,7 +16,8 @@ from packlight import targets
 from packlight.errors import PacklightError
 from packlight.files import cache_folder
 from packlight.measure import Measurement
-from packlight.measure.latency import compare, thread_counts, throughput
+from packlight.measure.latency import compare as compare_times
+from packlight.measure.latency import thread_counts, throughput
 from packlight.measure.machine import cores, has_vnni
 from packlight.measure.parity import layer_ratios
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_dims, workload_inputs
@@ -48,6 +49,7 @@ from packlight.passes.renorm import renorm as renorm_on
 from packlight.passes.sensitivity.table import Sensitivities
 from packlight.search.bits import parse_drop, within_drop
 from packlight.search.budget import Budget, parse_time
+from packlight.search.comparison import Comparison, compare_targets
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
 from packlight.search.distill import distill as distill_beside
@@ -529,12 +531,31 @@ def measure(
                      "file_ratio": Measurement.exact(base.bytes / mine.bytes, "×")}  # fmt: skip
     inputs = workload_inputs(task, split, mine.fixed_batch or task.workload.batch)
     beside = [mine] if baseline is None else [base, mine]
-    times = compare(beside, inputs, threads=task.workload.threads)[-1].as_measurements()
+    times = compare_times(beside, inputs, threads=task.workload.threads)[-1].as_measurements()
     if baseline is None:
         del times["latency_ratio"]
     rates = throughput(mine, inputs, thread_counts(cores()))
     measured |= times | {f"throughput_{n}_thread{'s' * (n > 1)}": rate for n, rate in rates.items()}
     return measured | {"file_bytes": Measurement.exact(mine.bytes, "bytes")}
+
+
+def compare(
+    model: Model,
+    task: TaskLike,
+    *,
+    target: TargetLike | Sequence[TargetLike] = (),
+    split: str = "test",
+    exclude: str | Sequence[str] = (),
+    on_stage: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """One float network on several runtimes: every form that each of them has, int8 with the same scales on all, made,
+    checked against the Model, scored on the task's `split` and timed in one run.
+
+    target: runtimes; default: all that are installed here. exclude: layer-name patterns that stay in float.
+    """
+    several = [target] if isinstance(target, str | targets.Target) else list(target)
+    chosen = [targets.get(t) for t in several] or targets.installed()
+    return compare_targets(model, _task(task), chosen, split=split, exclude=patterns_of(exclude), on_stage=on_stage)
 
 
 def compress(

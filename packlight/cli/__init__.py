@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import packlight as pl
-from packlight.cli import layers, options, outputs, progress, pruning, sensitivity, sharing, show
+from packlight.cli import comparing, layers, options, outputs, progress, pruning, sensitivity, sharing, show
 from packlight.cli.options import (
     BatchOption,
     EpochsOption,
@@ -181,6 +181,7 @@ app.command()(pruning.prune)
 app.command()(layers.compare_layers)
 app.command()(sharing.share_weights)
 app.command()(sensitivity.sensitivity)
+app.command()(comparing.compare)
 
 
 @app.command()

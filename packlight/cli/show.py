@@ -75,6 +75,25 @@ def statistics(network: Model, counted: Statistics) -> None:
         line(f"note    {note}")
 
 
+def comparison(found: Mapping[str, Any]) -> None:
+    """A row a file, and what is not there and why."""
+    from packlight.report.comparison import COLUMNS, cells
+
+    rows = [r for r in found["rows"] if not r["refused"]]
+    line(f"{found['name']}: {found['metric']} on the {found['split']} data of {found['task']}, "
+         f"{fmt.value(found['before'])} in PyTorch before; * the fastest that loses at most one point")  # fmt: skip
+    line()
+    table(
+        ["runtime", "form", *(title for _, title in COLUMNS)],
+        [[r["target"], f"{r['form']}{' *' if r['best'] else ''}", *cells(r)] for r in rows],
+    )
+    for row in found["rows"]:
+        if row["refused"]:
+            line(f"not there: {row['target']} {row['form']}: {row['refused']}")
+        for note in row["notes"]:
+            line(f"note: {row['target']} {row['form']}: {note}")
+
+
 def measurements(found: Mapping[str, Mapping[str, Any]]) -> None:
     """A row a measurement."""
     table(

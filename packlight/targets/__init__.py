@@ -5,6 +5,7 @@ Importing this is light: the child processes do it, too.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,19 @@ _HOME = {
     "export": "write",
 }
 
-__all__ = ["Artifact", "Child", "Runner", "Session", "Target", "adapted", "export", "get", "names", "own_environments"]
+__all__ = [
+    "Artifact",
+    "Child",
+    "Runner",
+    "Session",
+    "Target",
+    "adapted",
+    "export",
+    "get",
+    "installed",
+    "names",
+    "own_environments",
+]
 
 
 def names() -> list[str]:
@@ -53,6 +66,17 @@ def get(target: str | Target) -> Target:
     if not isinstance(made, Target):
         raise PacklightError(f"target {target!r}: {address} is no subclass of packlight.targets.Target")
     return made
+
+
+def installed() -> list[Target]:
+    """The targets whose runtimes are there."""
+    found = []
+    for name in names():
+        with contextlib.suppress(PacklightError):
+            target = get(name)
+            target.require()
+            found.append(target)
+    return found
 
 
 def _plugins() -> dict[str, str]:
