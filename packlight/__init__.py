@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         compare_layers,
         compress,
         distill,
+        estimate,
         export,
         finetune,
         fold,
@@ -50,6 +51,7 @@ _HOMES = {
         "compare_layers",
         "compress",
         "distill",
+        "estimate",
         "export",
         "finetune",
         "fold",
@@ -81,8 +83,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare", "compare_layers", "compress",
-    "distill", "export", "finetune", "fold", "install_target", "load", "measure", "mend_layers", "prunable", "prune",
-    "quantize", "renorm", "sensitivity", "share_weights", "statistics", "transfer", "tune_placement",
+    "distill", "estimate", "export", "finetune", "fold", "install_target", "load", "measure", "mend_layers",
+    "prunable", "prune", "quantize", "renorm", "sensitivity", "share_weights", "statistics", "transfer",
+    "tune_placement",
 ]  # fmt: skip
 
 

@@ -16,11 +16,15 @@ from packlight import targets
 from packlight.errors import PacklightError
 from packlight.files import cache_folder
 from packlight.measure import Measurement
+from packlight.measure.devices import Device
+from packlight.measure.devices import device as find_device
 from packlight.measure.latency import compare as compare_times
 from packlight.measure.latency import thread_counts, throughput
 from packlight.measure.machine import cores, has_vnni
 from packlight.measure.parity import layer_ratios
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_dims, workload_inputs
+from packlight.measure.roofline import Estimate
+from packlight.measure.roofline import estimate as roofline
 from packlight.model import Model, Step, patterns_of
 from packlight.model.file import SUFFIX
 from packlight.model.numerics import Numerics, common
@@ -537,6 +541,14 @@ def measure(
     rates = throughput(mine, inputs, thread_counts(cores()))
     measured |= times | {f"throughput_{n}_thread{'s' * (n > 1)}": rate for n, rate in rates.items()}
     return measured | {"file_bytes": Measurement.exact(mine.bytes, "bytes")}
+
+
+def estimate(model: Model, device: str | Device, *, batch: int = 1, form: str = "float32") -> Estimate:
+    """A lower bound of a Model's latency on a device that is not at hand, from its data sheet's peaks: an estimate, no
+    measurement. device: a profile's name (`packlight estimate` lists them), a .yaml file of your own, or "here".
+    batch: samples at once. form: "float32" or "float16"; quantized layers compute in int8 where the device does.
+    """
+    return roofline(fold_batch_norms(model), find_device(device) if isinstance(device, str) else device, batch, form)
 
 
 def compare(

@@ -14,6 +14,9 @@ from packlight import targets
 from packlight.errors import MissingRuntime, PacklightError
 
 
+_VERSIONS_LIMIT_S = 60.0
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check: what was looked at, whether it is well, and what was seen or what to do."""
@@ -30,9 +33,9 @@ def inventory() -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"target": name, "state": "installed", "forms": [], "versions": {}}
         try:
             target = targets.get(name)
-            entry["forms"] = [*target.forms, "int8"]
+            entry["forms"] = [*target.forms, *(["int8"] if target.numerics.groups else [])]
             target.require()
-            entry["versions"] = target.versions()
+            entry["versions"] = _versions(target)
         except MissingRuntime:
             entry["state"] = f"missing: {target.install}"
         except PacklightError as error:
@@ -61,7 +64,16 @@ def diagnose(on_stage: Callable[[str], None] = lambda text: None) -> list[Findin
             found.append(Finding(name, False, str(error)))
         else:
             on_stage(f"trying {name}")
-            found += [_try(target, quantized) for quantized in (False, True)]
+            found += [_try(target, quantized) for quantized in ((False, True) if target.numerics.groups else (False,))]
+    return found
+
+
+def _versions(target: targets.Target) -> dict[str, str]:
+    """Of what a target converts and runs with; asked there, where it has an environment of its own."""
+    if target.environment is None:
+        return target.versions()
+    with targets.Child(target) as child:
+        found, _ = child.call("versions", time_limit=_VERSIONS_LIMIT_S)
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import packlight as pl
-from packlight.cli import comparing, layers, options, outputs, progress, pruning, sensitivity, sharing, show
+from packlight.cli import comparing, estimating, layers, options, outputs, progress, pruning, sensitivity, sharing, show
 from packlight.cli.options import (
     BatchOption,
     EpochsOption,
@@ -182,6 +182,7 @@ app.command()(layers.compare_layers)
 app.command()(sharing.share_weights)
 app.command()(sensitivity.sensitivity)
 app.command()(comparing.compare)
+app.command()(estimating.estimate)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,9 @@ class LayerStatistics:
     params: elements of its weights and biases, counted at the first operator that reads them. weight_bytes: what
     those take as a runtime stores them, so one byte an element where the weight is quantized to 8 bits, and where it is
     looked up, its indices, packed, and tables and factors that training moves. weight_bits: of a quantized weight or of
-    an index, 0 where there is neither. output: shape at the batch asked for.
+    an index, 0 where there is neither. output: shape at the batch asked for. moved: elements of activations that it
+    reads and writes at the least, none where runtimes fold it into its neighbour. low_precision: whether weights and
+    activations are quantized, so that it computes in integers.
     """
 
     name: str
@@ -37,6 +40,8 @@ class LayerStatistics:
     weight_bytes: int
     output: tuple[int, ...]
     weight_bits: int
+    moved: int = 0
+    low_precision: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def statistics(model: Model, batch: int = 1) -> Statistics:
         layers.append(LayerStatistics(
             model.layer(node), packet(node), sum(model.tensor(s).numel() for s, _ in own), macs(node, shape_of),
             sum(_stored_bytes(model, s, bits) for s, bits in taken), shape_of(node),
-            max((bits for _, bits in weights.values()), default=0),
+            max((bits for _, bits in weights.values()), default=0), _moved(node), _in_integers(node),
         ))  # fmt: skip
     tensors = model.named_tensors()
     bare = [tensors[n] for n in parameters - counted]  # handed out as they are, like a learned temperature
@@ -91,6 +96,27 @@ def statistics(model: Model, batch: int = 1) -> Statistics:
         tuple(layers), sum(r.params for r in layers) + sum(t.numel() for t in bare), sum(r.macs for r in layers),
         sum(r.weight_bytes for r in layers) + _bytes(bare), _bytes(buffers), peak_activation_bytes(model), batch,
     )  # fmt: skip
+
+
+def _moved(node: Node) -> int:
+    """Elements that an operator reads and writes. Views and functions of one value cost a fused runtime none, and a
+    sum of two reads one of them."""
+    if packet(node) in _VIEWS or kind(node) == "unary":
+        return 0
+    written = math.prod(shape_of(node)) if shape_of(node) else 0
+    if kind(node) == "binary":
+        return written
+    return written + sum(math.prod(shape_of(n)) for n in node.all_input_nodes if n.op != "get_attr" and not _weight(n))
+
+
+def _weight(node: Node) -> bool:
+    """Whether a value is a constant, dequantized."""
+    return kind(node) == "quantize" and "per_channel" in packet(node)
+
+
+def _in_integers(node: Node) -> bool:
+    data = node.all_input_nodes[:1]
+    return bool(data) and kind(node) == "contraction" and packet(data[0]) == "dequantize_per_tensor"
 
 
 def _stored(node: Node, low: Mapping[Node, Narrowed]) -> tuple[Node | None, int]:

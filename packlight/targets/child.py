@@ -44,6 +44,9 @@ class _Child:
         notes = self.target.write(Model.load(model), Path(path), form, dims)
         return {"versions": self.target.versions(), "notes": list(notes or ())}
 
+    def versions(self) -> dict[str, Any]:
+        return dict(self.target.versions())
+
     def open(self, path: str, threads: int, arrays: list[Any]) -> dict[str, Any]:
         """Open a file, and run it once where arrays are given; seconds of both together are the cold start."""
         if self.processors:

@@ -15,7 +15,9 @@ from packlight.testing.examples import models, random_task
 ONNX = get("onnxruntime").numerics
 SIGNED = replace(ONNX, activation=replace(ONNX.activation, signed=True))
 NO_CONVOLUTION = replace(ONNX, groups=tuple(g for g in ONNX.groups if "conv2d" not in g.operators))
-NOTHING = replace(ONNX, groups=(), dynamic=frozenset(), stored=frozenset(), blocked=frozenset(), floats=(), tables=False)
+NOTHING = replace(
+    ONNX, groups=(), dynamic=frozenset(), stored=frozenset(), blocked=frozenset(), floats=(), tables=False
+)
 
 
 def answers(model):
