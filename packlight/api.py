@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -486,16 +488,21 @@ def export(
 ) -> Artifact:
     """Write a Model as a file for a runtime, with a manifest beside it; batch norms are folded first.
 
-    form: how float weights are stored, one of the target's forms; default its first. task: whose
-    preprocessing the manifest states, and whose workload's batch size a file has that takes one size only. dims: sizes
-    of dynamic dimensions for such a file, e.g. {"batch": 8}.
+    path: the file, or with no suffix a folder, which also gets the smallest programs that run the file. form: how
+    float weights are stored, one of the target's forms; default its first. task: whose preprocessing the manifest
+    states, and whose workload's batch size a file has that takes one size only. dims: sizes of dynamic dimensions for
+    such a file, e.g. {"batch": 8}.
     """
     chosen = _task(task) if task is not None else None
     sizes = {**(workload_dims(model, chosen) if chosen else {}), **(dims or {})}
-    return targets.export(
-        fold_batch_norms(model), path, targets.get(target), form=form, dims=sizes,
-        preprocessing=chosen.preprocessing if chosen else None,
-    )  # fmt: skip
+    facts = chosen.preprocessing if chosen else None
+    folded, on = fold_batch_norms(model), targets.get(target)
+    if Path(path).suffix:
+        return targets.export(folded, path, on, form=form, dims=sizes, preprocessing=facts)
+    name = re.sub(r"[^\w-]+", "_", model.name) or "model"
+    with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
+        file = Path(folder) / f"{name}{on.suffix}"
+        return targets.export(folded, file, on, form=form, dims=sizes, preprocessing=facts).save(path)
 
 
 def install_target(name: str, *, on_stage: Callable[[str], None] = lambda text: None) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from packlight import targets
 from packlight.errors import MissingRuntime, PacklightError
 
-
 _VERSIONS_LIMIT_S = 60.0
 
 

@@ -282,7 +282,10 @@ def transfer(
 @app.command()
 def export(
     model: ModelArgument,
-    out: Annotated[Path, typer.Argument(help="The file to write, e.g. model.onnx.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="The file to write, e.g. model.onnx, or a folder for it and for programs that run it."),
+    ],
     target: TargetOption = "onnxruntime",
     form: Annotated[str | None, typer.Option(help="How float weights are stored: float32 or float16.")] = None,
     task: Annotated[str | None, typer.Option(help="Task whose preprocessing the manifest states.")] = None,

@@ -13,6 +13,7 @@ from typing import Any
 from packlight.errors import PacklightError
 from packlight.files import make_folder, sha256
 from packlight.targets.contract import Target
+from packlight.targets.examples import programs
 from packlight.targets.host import Child
 from packlight.targets.manifest import FOLDER_MANIFEST, Facts, as_text, check_arrays, find, replace_together
 
@@ -67,15 +68,22 @@ class Artifact:
         return artifact
 
     def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Artifact:
-        """Copy the files into a folder, with `manifest.json` beside them; `extra` adds manifest entries."""
+        """Copy the files into a folder, with `manifest.json` and the smallest programs that run them beside them;
+        `extra` adds manifest entries."""
         self.verify()
         folder = Path(folder)
         make_folder(folder)
         manifest = {**self.manifest, **(extra or {})}
         text = as_text(manifest).encode()
         copies = [(folder / n, partial(shutil.copyfile, self.path.parent / n)) for n in self.manifest["files"]]
-        replace_together([(folder / FOLDER_MANIFEST, lambda temporary: Path(temporary).write_bytes(text)), *copies])
+        texts = {FOLDER_MANIFEST: text, **{n: t.encode() for n, t in programs(self.target.examples, manifest).items()}}
+        written = [(folder / n, partial(_fill, t)) for n, t in texts.items() if n not in self.manifest["files"]]
+        replace_together([*written, *copies])
         return Artifact(folder / self.path.name, self.target, manifest)
+
+
+def _fill(content: bytes, temporary: str) -> None:
+    Path(temporary).write_bytes(content)
 
 
 class Runner:

@@ -66,6 +66,13 @@ class Target(ABC):
     def open(self, path: Path, threads: int) -> Session:
         """Open a file for running on this many threads. Runs in a child process."""
 
+    @property
+    def examples(self) -> Path | None:
+        """A folder of templates (NAME.jinja) of programs that run an artifact without packlight, None for none."""
+        from packlight.targets.examples import built_in
+
+        return built_in(self.name)
+
     def profile(self, path: Path, threads: int, inputs: Sequence[Any], seconds: float) -> dict[str, float]:
         """Median seconds of every operator of a file, by its name there, over runs that take `seconds` in all. Runs in
         a child process. A runtime that cannot tell raises PacklightError."""

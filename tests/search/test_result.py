@@ -60,7 +60,9 @@ def test_saving_writes_the_file_its_manifest_the_ledger_and_the_report(tmp_path)
     work = tmp_path / "work"
     work.mkdir()
     out = result(shipped(work)).save(tmp_path / "out")
-    assert sorted(p.name for p in out.iterdir()) == ["int8.onnx", "manifest.json", "report.html", "result.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "int8.onnx", "manifest.json", "report.html", "result.json", "run.cpp", "run.py",
+    ]  # fmt: skip
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["measurements"]["file_bytes"]["value"] == 300_000
     assert manifest["measured_on"] == "validation"
