@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packlight.api import (
+        build_in,
         compare,
         compare_layers,
         compress,
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "packlight.api": (
+        "build_in",
         "compare",
         "compare_layers",
         "compress",
@@ -82,10 +84,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
-    "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "compare", "compare_layers", "compress",
-    "distill", "estimate", "export", "finetune", "fold", "install_target", "load", "measure", "mend_layers",
-    "prunable", "prune", "quantize", "renorm", "sensitivity", "share_weights", "statistics", "transfer",
-    "tune_placement",
+    "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "build_in", "compare", "compare_layers",
+    "compress", "distill", "estimate", "export", "finetune", "fold", "install_target", "load", "measure",
+    "mend_layers", "prunable", "prune", "quantize", "renorm", "sensitivity", "share_weights", "statistics",
+    "transfer", "tune_placement",
 ]  # fmt: skip
 
 

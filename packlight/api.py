@@ -35,6 +35,8 @@ from packlight.passes.batches import batches_of, even_batches
 from packlight.passes.codebooks import Codebooks, input_moments
 from packlight.passes.codebooks import share_weights as share_in_tables
 from packlight.passes.fold import fold as fold_batch_norms
+from packlight.passes.processing import Processing
+from packlight.passes.processing import build_in as build_in_with
 from packlight.passes.prune import Groups, Pruning
 from packlight.passes.prune import prunable as groups_of
 from packlight.passes.quantize import (
@@ -147,6 +149,29 @@ def _call_factory(text: str) -> tuple[Any, Any]:
 def fold(model: Model) -> Model:
     """Fold every batch norm into the layer before it; outputs stay the same to rounding."""
     return fold_batch_norms(model)
+
+
+def build_in(
+    model: Model,
+    task: TaskLike | None = None,
+    *,
+    dtype: str = "uint8",
+    layout: str = "NCHW",
+    scale: float | Sequence[float] | None = None,
+    shift: float | Sequence[float] | None = None,
+    after: str = "",
+) -> Model:
+    """A copy of a Model that takes what a camera gives and gives what a program wants: the last step before export.
+
+    dtype: of the first input, "uint8", "int8" or "float32". layout: of four axes, "NCHW" or "NHWC". scale, shift:
+    x · scale + shift is what the network was trained on, a number or one a channel; default: what the task's
+    preprocessing says, else 1 and 0. after: "softmax", "sigmoid" or "argmax" of the first output over axis 1.
+    """
+    facts = _task(task).preprocessing if task is not None else {}
+    chosen = {"scale": facts.get("scale", 1.0) if scale is None else scale,
+              "shift": facts.get("shift", 0.0) if shift is None else shift}  # fmt: skip
+    numbers = {k: float(v) if isinstance(v, int | float) else tuple(map(float, v)) for k, v in chosen.items()}
+    return build_in_with(model, Processing(dtype, layout, after=after, **numbers))
 
 
 def renorm(model: Model, task: TaskLike, *, samples: int = 512) -> Model:

@@ -293,12 +293,21 @@ def export(
         list[str] | None,
         typer.Option(help="NAME=SIZE of a dynamic dimension, where the runtime fixes sizes, e.g. batch=8."),
     ] = None,
+    built_in: Annotated[
+        bool, typer.Option("--build-in", help="Build in the task's scale and shift, and what the next three say.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="With --build-in, of the first input: uint8, int8 or float32.")] = "uint8",
+    layout: Annotated[str, typer.Option(help="With --build-in, of the first input: NCHW or NHWC.")] = "NCHW",
+    after: Annotated[str, typer.Option(help="With --build-in: softmax, sigmoid or argmax of the first output.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Write a network as a file for a runtime, with a manifest beside it."""
     dims = dict(dimension_and_size(d) for d in dim or ())
     with progress.stages(as_json):
-        artifact = pl.export(pl.load(model), out, target=target, form=form, task=task, dims=dims)
+        network = pl.load(model)
+        if built_in:
+            network = pl.build_in(network, task, dtype=dtype, layout=layout, after=after)
+        artifact = pl.export(network, out, target=target, form=form, task=task, dims=dims)
     if as_json:
         show.as_json({"wrote": str(artifact.path), **artifact.manifest})
     else:
