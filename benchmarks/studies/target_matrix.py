@@ -1,0 +1,55 @@
+"""Every trained reference network on every runtime that is installed here, in every form that the runtime has.
+
+`pl.compare` makes, proves, scores (whole test split) and times each file; int8 files hold the same scales. A cell is a
+row of findings, or one that says why there is no such file. Networks whose data are missing are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import packlight as pl
+from benchmarks.case import CASES, Absent
+from benchmarks.ledger import Finding, finding
+from packlight.measure import Measurement
+
+KEPT = {
+    "quality": "quality", "drop_points": "drop", "agreement": "agreement of file and Model", "file_bytes": "file",
+    "latency_ms": "latency", "latency_ratio": "latency, of ONNX Runtime's float", "cold_start_ms": "cold start",
+    "peak_memory_bytes": "memory", "parity_error": "error of the outputs",
+}  # fmt: skip
+NETWORKS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "lstm_bbc", "unet"
+
+
+def study(folder: Path) -> Iterator[Finding]:
+    torch.set_num_threads(1)
+    cells = refused = 0
+    for name in NETWORKS:
+        case = next(c for c in CASES if c.name == name)
+        try:
+            model, task = case.load(quick=False)
+        except Absent as error:
+            yield finding(name, "skipped", reason=str(error))
+            continue
+        found = pl.compare(model, task)
+        for row in found.rows:
+            cells += 1
+            cell = f"{name}, {row.target} {row.form}"
+            if not row.ok:
+                refused += 1
+                yield finding(cell, "refused", reason=row.refused)
+            for key, what in KEPT.items():
+                if key in row.measurements:
+                    yield finding(cell, what, row.measurements[key])
+        alike = [m for (one, other), m in found.agreement.items() if one[1] == other[1] == "int8"]
+        if alike:
+            yield finding(name, "agreement of int8 files, least", min(alike, key=lambda m: m.value))
+        scores = [r.measurements["quality"].value for r in found.rows if r.ok and r.form == "int8"]
+        if scores:
+            apart = Measurement.exact(max(scores) - min(scores), "points", len(scores))
+            yield finding(name, "quality of int8 files, apart", apart)
+    yield finding("", "cells", Measurement.exact(cells, ""))
+    yield finding("", "cells refused", Measurement.exact(100 * refused / max(1, cells), "%"))
