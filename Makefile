@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 SETUP := VENV="$(VENV)" PYTHON="$(PYTHON)" scripts/setup.sh
 PINS := pyproject.toml constraints.txt scripts/setup.sh
 
-.PHONY: help demo test test-all check lint types imports data zoo bench bench-full bench-check bench-record clean
+.PHONY: help demo test test-all check lint types imports data zoo matrix bench bench-full bench-check bench-record clean
 
 help:
 	@echo "make demo      set up and run the main job on real data; the report lands in demo-out/"
 	@echo "make test      set up and run the checks and the fast tests"
 	@echo "make test-all  the same with the slow tests (run make data first)"
 	@echo "make zoo       prune all 161 networks of tests/architectures and prove, train, save and export each"
+	@echo "make matrix    seven kinds of networks on every runtime, float and low precision: right, or refused and why"
 	@echo "make data      fetch the real data set that the slow tests use into .data/"
 	@echo "make bench     measure the quick benchmarks (minutes) and print the tables; docs/benchmarks.md has the rest"
 	@echo "make clean     remove .venv, caches and what was built"
@@ -50,6 +51,9 @@ test-all: check
 
 zoo: $(VENV)/.test-ready
 	@$(BIN)/python -m pytest -m "" tests/passes/test_prune_zoo.py $(PYTEST_ARGS)
+
+matrix: $(VENV)/.test-ready
+	@$(BIN)/python -m pytest -m "" -s tests/targets/test_matrix.py $(PYTEST_ARGS)
 
 data:
 	@scripts/get_data.sh
