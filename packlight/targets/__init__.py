@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from packlight.targets.host import Child
     from packlight.targets.write import export
 
-_BUILT_IN: Mapping[str, str] = {"onnxruntime": "packlight.targets.onnxruntime:OnnxRuntime"}
+_BUILT_IN: Mapping[str, str] = {
+    "onnxruntime": "packlight.targets.onnxruntime:OnnxRuntime",
+    "openvino": "packlight.targets.openvino:OpenVino",
+}
 _ENTRY_POINTS = "packlight.targets"
 _HOME = {
     "Artifact": "artifact",

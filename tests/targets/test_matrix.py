@@ -1,7 +1,7 @@
 """Kinds of networks × runtimes × {float, the best low form}: every file is right, or is refused with a reason.
 
 Networks are small and their weights random, so all that counts is whether a file computes what its Model computes;
-Networks are small and their weights random, so all that counts is whether a file computes what its Model computes;
+`python -m benchmarks study target_matrix` has the trained ones with accuracy and speed. A refused cell stands in
 REFUSED with words of its reason: one that starts to work, or is refused for another reason, fails here.
 """
 
