@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _BUILT_IN: Mapping[str, str] = {
     "onnxruntime": "packlight.targets.onnxruntime:OnnxRuntime",
     "openvino": "packlight.targets.openvino:OpenVino",
+    "executorch": "packlight.targets.executorch:ExecuTorch",
 }
 _ENTRY_POINTS = "packlight.targets"
 _HOME = {
