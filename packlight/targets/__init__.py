@@ -24,6 +24,8 @@ _BUILT_IN: Mapping[str, str] = {
     "onnxruntime": "packlight.targets.onnxruntime:OnnxRuntime",
     "openvino": "packlight.targets.openvino:OpenVino",
     "executorch": "packlight.targets.executorch:ExecuTorch",
+    "litert": "packlight.targets.litert:LiteRT",
+    "ncnn": "packlight.targets.ncnn:Ncnn",
 }
 _ENTRY_POINTS = "packlight.targets"
 _HOME = {

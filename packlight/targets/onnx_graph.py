@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
+from packlight.targets.float16 import fits_float16
 from packlight.targets.onnx_convert import unique_names
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _SMALL = 64
 _LARGEST_BIAS = 2**30  # leaves the int32 accumulator as much again for the products
-_WORST_FLOAT16 = 1e-3
 
 
 def finish(model: ir.Model, *, float16: bool) -> None:
@@ -207,17 +207,6 @@ def store_float16(model: ir.Model) -> None:
         cast.outputs[0].name = f"{value.name}_float32"
         model.graph.insert_before(model.graph[0], cast)
         value.replace_all_uses_with(cast.outputs[0])
-
-
-def fits_float16(content: Any) -> Any | None:
-    """A float32 array in float16, or None where that is off by more than 0.1 % of its root mean square.
-
-    Rounding costs about 0.03 %; more means values beyond ±65,504 or mostly below 6e-5, where float16 thins out.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        halved = content.astype(np.float16)
-        off = np.linalg.norm((halved - content).astype(np.float64))
-    return halved if off <= _WORST_FLOAT16 * np.linalg.norm(content.astype(np.float64)) else None
 
 
 def strip(model: ir.Model) -> None:

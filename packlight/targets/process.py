@@ -18,10 +18,10 @@ import psutil
 from packlight.errors import PacklightError
 
 # The parent's sys.path first: a target may live where only the parent was told to look. In another environment that
-# one's own comes first.
+# one's own comes first, and the folder that we are in last: it may hold another packlight.
 _RUN = "from packlight.targets.child import main; main()"
 _START = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); {_RUN}"
-_START_ELSEWHERE = f"import json, sys; sys.path[1:] = [*sys.path[1:], *json.loads(sys.argv[1])]; {_RUN}"
+_START_ELSEWHERE = f"import json, sys; sys.path[:] = [*sys.path[1:], *json.loads(sys.argv[1])]; {_RUN}"
 _LAST_WORDS = 8000
 _MAX_LOG = 1 << 24
 _STACK_S = 0.1

@@ -107,7 +107,10 @@ class TargetContract(ABC):
         from packlight.targets import Artifact, Runner, export
 
         target = self.target()
-        target.packages = (*target.packages, _NO_SUCH_PACKAGE)
+        if target.environment is None:
+            target.packages, told = (*target.packages, _NO_SUCH_PACKAGE), _NO_SUCH_PACKAGE
+        else:
+            target.environment, told = _NO_SUCH_PACKAGE, "environment"
         with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
             path = Path(folder) / f"net{target.suffix}"
             for use in (
@@ -115,7 +118,7 @@ class TargetContract(ABC):
                 lambda: Runner(Artifact(path, target, {"name": "net", "files": {}, "inputs": []})),
             ):
                 error = _raised(use, MissingRuntime)
-                assert target.install in error and _NO_SUCH_PACKAGE in error, error
+                assert target.install in error and told in error, error
             assert not list(Path(folder).iterdir()), "something was written all the same"
 
     # what it computes

@@ -1,0 +1,9 @@
+"""ncnn meets the contract that plug-ins' targets are held to."""
+
+from packlight.targets import get
+from packlight.testing import TargetContract
+
+
+class TestNcnn(TargetContract):
+    def target(self):
+        return get("ncnn")
