@@ -26,7 +26,8 @@ $(VENV)/.run-ready: $(PINS)
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.run-ready
-	@$(SETUP) onnxruntime,dev
+	@$(SETUP) onnxruntime,openvino,executorch,ncnn,dev
+	@$(BIN)/packlight targets install litert || echo "packlight: the tests of litert will be skipped"
 	@touch $@
 
 demo: $(VENV)/.run-ready
