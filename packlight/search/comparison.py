@@ -9,7 +9,7 @@ with the reason.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,17 +119,16 @@ def compare_targets(
     rows: list[Deployed] = []
     files: list[tuple[int, Artifact, Scores]] = []
     with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
-        for target in several:
-            for name in _wanted(target, forms):
-                on_stage(f"{target.name} {name}: exporting, checking and scoring")
-                base = name if name in (INT8, DYNAMIC) else ""
-                row, made = _deployed(forms[base], ground.task, target, name, Path(folder))
-                if made is not None:
-                    scores = evaluate_artifact(made, task, split)
-                    files.append((len(rows), made, scores))
-                    measured = _quality(scores, references[""], references[base], made)
-                    row = replace(row, measurements={**measured, **row.measurements})
-                rows.append(row)
+        for target, name, exporter in _exporters(several, forms):
+            on_stage(f"{target.name} {name}: exporting, checking and scoring")
+            base = name if name in (INT8, DYNAMIC) else ""
+            row, made = _deployed(forms[base], ground.task, target, name, Path(folder), exporter)
+            if made is not None:
+                scores = evaluate_artifact(made, task, split)
+                files.append((len(rows), made, scores))
+                measured = _quality(scores, references[""], references[base], made)
+                row = replace(row, measurements={**measured, **row.measurements})
+            rows.append(row)
         if not files:
             raise PacklightError(f"no runtime runs {model.name}: {'; '.join(f'{r.target}: {r.refused}' for r in rows)}")
         on_stage(f"timing {len(files)} files")
@@ -169,13 +168,27 @@ def _wanted(target: Target, forms: Mapping[str, Model]) -> list[str]:
     return [*target.forms, *low, *dynamic]
 
 
-def _deployed(model: Model, task: Task, target: Target, form: str, folder: Path) -> tuple[Deployed, Artifact | None]:
+def _exporters(several: Sequence[Target], forms: Mapping[str, Model]) -> Iterator[tuple[Target, str, Child]]:
+    """Every target's forms, with a child process to convert in: one a target, another after one that died."""
+    for target in several:
+        exporter: Child | None = None
+        try:
+            for name in _wanted(target, forms):
+                exporter = exporter if exporter is not None and exporter.alive else Child(target)
+                yield target, name, exporter
+        finally:
+            if exporter is not None:
+                exporter.close()
+
+
+def _deployed(
+    model: Model, task: Task, target: Target, form: str, folder: Path, exporter: Child
+) -> tuple[Deployed, Artifact | None]:
     """A form's file, proven to compute what its Model computes; None where there is no such file, and why."""
     path = folder / f"{target.name}-{form}{target.suffix}"
     stored = form if form in target.forms else target.forms[0]
     try:
-        with Child(target) as exporter:
-            made = export(model, path, target, form=stored, dims=workload_dims(model, task), exporter=exporter)
+        made = export(model, path, target, form=stored, dims=workload_dims(model, task), exporter=exporter)
         parity = check(model, made, workload_inputs(task, "calibration", model.fixed_batch or _PARITY_SAMPLES))
     except PacklightError as error:
         return Deployed(target.name, form, refused=" ".join(str(error).split())), None
