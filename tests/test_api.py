@@ -41,7 +41,10 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         ("finetune", "model task epochs learning_rate teacher distillation options hooks checkpoint log on_step"),
         ("distill", "teacher task student width options distillation features control on_stage on_step"),
         ("transfer", "model task classes modes time_limit options on_stage"),
-        ("export", "model path target form task"),
+        ("export", "model path target form task dims"),
+        ("build_in", "model task dtype layout scale shift after"),
+        ("compare", "model task target split exclude on_stage"),
+        ("estimate", "model device batch form"),
         ("measure", "artifact task baseline split"),
         ("compress", "model task target budget time_limit exclude prove on_stage"),
     ],
@@ -144,7 +147,7 @@ def no_runtime(monkeypatch):
 
     monkeypatch.setattr(api, "Artifact", SimpleNamespace)
     monkeypatch.setattr(api, "evaluate_artifact", evaluate)
-    monkeypatch.setattr(api, "compare", compare)
+    monkeypatch.setattr(api, "compare_times", compare)
     monkeypatch.setattr(api, "throughput", lambda f, i, t: {n: Measurement(1.0, "samples/s", 9, 1, 1) for n in t})
     monkeypatch.setattr(api, "cores", lambda: 2)
 

@@ -244,7 +244,7 @@ def test_a_cut_by_latency_is_the_widest_that_was_timed_as_fast_enough(run, tmp_p
         return [SimpleNamespace(ratio=SimpleNamespace(value=size / sizes[0])) for size in sizes]
 
     module = importlib.import_module("packlight.search.pruning.prune")
-    monkeypatch.setattr(module, "export", lambda model, path, target: model)
+    monkeypatch.setattr(module, "export", lambda model, path, target, dims: model)
     monkeypatch.setattr(module, "compare", timed)
     words = prune(*TASK, "--by", "latency", "--keep", "0.6", "--samples", "64", "--no-compensate",
                   out=str(tmp_path / "p.plm"))  # fmt: skip

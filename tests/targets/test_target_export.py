@@ -182,7 +182,7 @@ def test_a_plug_in_that_is_broken_is_one_line(monkeypatch, address, told):
 
 
 def test_an_unknown_target_is_answered_with_the_known_ones():
-    with pytest.raises(PacklightError, match="no target 'abacus'; known are onnxruntime, faulty"):
+    with pytest.raises(PacklightError, match=r"no target 'abacus'; known are onnxruntime, .*faulty"):
         get("abacus")
 
 
