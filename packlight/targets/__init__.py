@@ -26,6 +26,10 @@ _BUILT_IN: Mapping[str, str] = {
     "executorch": "packlight.targets.executorch:ExecuTorch",
     "litert": "packlight.targets.litert:LiteRT",
     "ncnn": "packlight.targets.ncnn:Ncnn",
+    "torch": "packlight.targets.pytorch:PyTorch",
+    "aotinductor": "packlight.targets.aotinductor:AotInductor",
+    "mnn": "packlight.targets.mnn:Mnn",
+    "coreml": "packlight.targets.coreml:CoreML",
 }
 _ENTRY_POINTS = "packlight.targets"
 _HOME = {
@@ -75,13 +79,14 @@ def get(target: str | Target) -> Target:
 
 
 def installed() -> list[Target]:
-    """The targets whose runtimes are there."""
+    """The targets whose runtimes are there and run on this system."""
     found = []
     for name in names():
         with contextlib.suppress(PacklightError):
             target = get(name)
             target.require()
-            found.append(target)
+            if not target.elsewhere:
+                found.append(target)
     return found
 
 

@@ -51,6 +51,19 @@ def adapted(model: Model, numerics: Numerics) -> tuple[Model, list[str]]:
     return model.tidy(), told
 
 
+def give_each_reader_its_own(model: Model) -> None:
+    """A dequantize of an activation for every reader of it, in place. Converters that fuse it with its reader lose
+    track where two share one: of a circle between two parts, or of the order of axes."""
+    graph = model.graph_module.graph
+    for node in model.nodes:
+        if packet(node) == "dequantize_per_tensor":
+            for reader in list(node.users)[1:]:
+                with graph.inserting_after(node):
+                    own = graph.node_copy(node)
+                reader.replace_input_with(node, own)
+    model.graph_module.recompile()
+
+
 def _foreign(model: Model, numerics: Numerics) -> tuple[dict[str, str], list[Node]]:
     """Weights in a form that the target has no kernel for: layer → why, and the nodes that give them."""
     told: dict[str, str] = {}

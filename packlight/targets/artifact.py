@@ -94,6 +94,8 @@ class Runner:
     """
 
     def __init__(self, artifact: Artifact, threads: int = 1, example: tuple[Any, ...] = ()):
+        if where := artifact.target.elsewhere:
+            raise PacklightError(f"{artifact.path.name} does not run here: {artifact.target.name} files run on {where}")
         artifact.verify()
         if example:
             example = check_arrays(artifact.manifest, example)

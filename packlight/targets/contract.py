@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from packlight.model.numerics import Numerics
 
 
+_SYSTEMS = {"darwin": "macOS", "linux": "Linux", "win32": "Windows"}
+
+
 class Session(ABC):
     """An opened file, inside the child process. Arrays in and out are numpy arrays in the file's order."""
 
@@ -38,6 +41,7 @@ class Target(ABC):
     keeps_dynamic: whether its files take any size of a dynamic dimension; otherwise sizes are fixed at export.
     environment: the name of an environment of its own that its packages live in (see
     `packlight.targets.environments`), None where they share ours; its child processes then run there.
+    runs_on: the systems that it runs files on, as sys.platform has them, where it writes on more; None for no limit.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Target(ABC):
     forms: tuple[str, ...]
     keeps_dynamic: bool = True
     environment: str | None = None
+    runs_on: tuple[str, ...] | None = None
 
     @property
     @abstractmethod
@@ -88,6 +93,13 @@ class Target(ABC):
         from packlight.targets.environments import own_environments
 
         return Path(sys.executable) if self.environment is None else own_environments().interpreter(self.environment)
+
+    @property
+    def elsewhere(self) -> str:
+        """Where its files run, in words, if not on this system; "" where they run here."""
+        if self.runs_on is None or sys.platform in self.runs_on:
+            return ""
+        return " and ".join(_SYSTEMS.get(system, system) for system in self.runs_on)
 
     def require(self) -> None:
         """Raise MissingRuntime with the install line unless everything is there."""

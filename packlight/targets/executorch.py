@@ -62,14 +62,16 @@ class ExecuTorch(Target):
         from executorch.exir import to_edge_transform_and_lower
 
         from packlight.model.integers import freeze
+        from packlight.targets.adapt import give_each_reader_its_own
+        from packlight.targets.trial import run_beside
 
         model = freeze(model.copy().eval())
-        _dequantize_for_each(model)
+        give_each_reader_its_own(model)  # XNNPACK's partitions would tie themselves into a circle
         with _quiet(), torch.no_grad():
             program = torch.export.export(model.graph_module, model.example_inputs(**dims), strict=False)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             path.write_bytes(lowered.to_executorch().buffer)
-        _ExecuTorchSession(path, 1)  # a file that its runtime cannot open is told now
+        run_beside(model, _ExecuTorchSession(path, 1), dims, "ExecuTorch's converter")
         called = Counter(n.target.__name__ for n in lowered.exported_program().graph.nodes if n.op == "call_function")
         slow = {name: count for name, count in called.items() if name not in ("executorch_call_delegate", "getitem")}
         told = ", ".join(f"{name} × {count}" for name, count in sorted(slow.items()))
@@ -82,21 +84,6 @@ class ExecuTorch(Target):
         from importlib.metadata import version
 
         return {p: version(p) for p in ("executorch", "torch")}
-
-
-def _dequantize_for_each(model: Model) -> None:
-    """A dequantize node for every reader of a quantized value, in place: XNNPACK's kernels take theirs along, and one
-    that two of them share ties them into a circle."""
-    from packlight.model.operators import packet
-
-    graph = model.graph_module.graph
-    for node in model.nodes:
-        if packet(node).startswith("dequantize_per_tensor"):
-            for reader in list(node.users)[1:]:
-                with graph.inserting_before(reader):
-                    own = graph.node_copy(node)
-                reader.replace_input_with(node, own)
-    model.graph_module.recompile()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from torch.fx import Node
 from packlight.errors import PacklightError
 from packlight.model.integers import freeze
 from packlight.model.operators import load_quantized_operators, packet
+from packlight.targets.adapt import give_each_reader_its_own
 from packlight.targets.framing import frame_convolutions
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def convert(model: Model, dims: Mapping[str, int]) -> tuple[bytes, list[Stored]]
     frame_convolutions(frozen)
     _let_readers_broadcast(frozen)
     stored = _widen_weights(frozen)
-    _give_each_reader_its_own(frozen)
+    give_each_reader_its_own(frozen)  # else the second may get its values in the wrong order, silently
     quantized = any(packet(n).startswith("quantize_per") for n in frozen.nodes)
     return _convert(frozen, frozen.example_inputs(**dims), quantized=quantized), stored
 
@@ -123,22 +124,6 @@ def _let_readers_broadcast(model: Model) -> None:
             if packet(reader) in ("add", "sub", "mul", "div") and alike:
                 reader.replace_input_with(node, value)
     model.tidy()
-
-
-def _give_each_reader_its_own(model: Model) -> None:
-    """A dequantize of an activation for every reader, in place.
-
-    Where the converter turns one to channels last for a reader it forgets how it stood before, and the next reader gets
-    values in the wrong order: silently, where the axes are of one size.
-    """
-    for node in model.nodes:
-        if packet(node) != "dequantize_per_tensor":
-            continue
-        for reader in list(node.users)[1:]:
-            with model.graph_module.graph.inserting_after(node):
-                own = model.graph_module.graph.node_copy(node)
-            reader.replace_input_with(node, own)
-    model.graph_module.recompile()
 
 
 def _widen_weights(model: Model) -> list[Stored]:

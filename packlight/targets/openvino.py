@@ -129,7 +129,7 @@ def _refusal(name: str, graph: ir.Model, told: str) -> str:
     if "No conversion rule" not in told or not missing:
         return f"OpenVINO cannot read {name}: {' '.join(told.split())[:300]}"
     listed = ", ".join(f"{op} ({counts[op]})" for op in missing)
-    return f"OpenVINO has no operators for these of {name}: {listed}; target 'onnxruntime' has them"
+    return f"OpenVINO has no operators for these of {name}: {listed}; use another target"
 
 
 class _OpenVinoSession(Session):

@@ -63,7 +63,8 @@ def export(
         files = [made, *sorted(p for p in place.iterdir() if p != made)]
         manifest["files"] = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in files}
         manifest["versions"] = facts["versions"]
-        manifest["notes"] += [*dropped, *facts["notes"]]
+        unseen = [f"not run: predictions need {target.elsewhere}"] if target.elsewhere else []
+        manifest["notes"] += [*dropped, *facts["notes"], *unseen]
         text = as_text(manifest).encode()
         replace_together([
             (manifest_path(path), lambda temporary: Path(temporary).write_bytes(text)),

@@ -115,7 +115,11 @@ class TargetContract(ABC):
             path = Path(folder) / f"net{target.suffix}"
             for use in (
                 lambda: export(self.models()[0], path, target),
-                lambda: Runner(Artifact(path, target, {"name": "net", "files": {}, "inputs": []})),
+                *(
+                    []
+                    if target.elsewhere
+                    else [lambda: Runner(Artifact(path, target, {"name": "net", "files": {}, "inputs": []}))]
+                ),
             ):
                 error = _raised(use, MissingRuntime)
                 assert target.install in error and told in error, error
@@ -181,6 +185,7 @@ class TargetContract(ABC):
         from packlight.files import sha256
         from packlight.targets import Artifact, Runner
 
+        self._need_system()
         _, whole = self._file(0, self.target().forms[0])
         with self._place() as path:
             path.write_bytes(whole.path.read_bytes()[: whole.bytes // 2])
@@ -217,6 +222,7 @@ class TargetContract(ABC):
         from packlight.targets import Runner, adapted
         from packlight.testing.examples import inputs_of, worst
 
+        self._need_system()
         model, _ = adapted(model, artifact.target.numerics)
         inputs = inputs_of(model, artifact.fixed_batch or batch)
         with Runner(artifact) as runner:
@@ -252,6 +258,10 @@ class TargetContract(ABC):
             self.target().require()
         except MissingRuntime as missing:
             raise unittest.SkipTest(str(missing)) from missing
+
+    def _need_system(self) -> None:
+        if where := self.target().elsewhere:
+            raise unittest.SkipTest(f"{self.target().name} files run on {where}")
 
     @contextmanager
     def _place(self) -> Iterator[Path]:

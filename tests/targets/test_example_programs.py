@@ -12,8 +12,16 @@ import packlight as pl
 from packlight.targets import Artifact, get, installed
 from packlight.testing.examples import models
 
+COMPILED = ("aotinductor",)  # ten seconds and more a file
 
-@pytest.fixture(scope="module", params=[t.name for t in installed() if t.examples and t.examples.is_dir()])
+
+def with_examples():
+    for target in installed():
+        if target.examples and target.examples.is_dir():
+            yield pytest.param(target.name, marks=[pytest.mark.slow] if target.name in COMPILED else [])
+
+
+@pytest.fixture(scope="module", params=with_examples())
 def folder(request, tmp_path_factory):
     place = tmp_path_factory.mktemp(request.param) / "out"
     artifact = pl.export(models()[0], place, target=request.param)

@@ -6,7 +6,7 @@ import pytest
 
 from packlight.targets import get
 
-EXPECTED = ("onnxruntime", "openvino", "executorch", "litert", "ncnn")
+EXPECTED = ("onnxruntime", "openvino", "executorch", "litert", "ncnn", "torch", "aotinductor", "mnn", "coreml")
 
 
 @pytest.mark.skipif(not os.environ.get("CI"), reason="only CI insists on every runtime")

@@ -39,8 +39,10 @@ NETWORKS = {
 FAST = ("resnet", "text")
 NO_FILE = ("coreml",)  # predicts on macOS alone
 REFUSED = {  # (network, target, "float" or "low") → words of the reason
-    ("text", "ncnn", "float"): "ncnn has no layer for these operators of text: Tensor.to (1)",
-    ("text", "ncnn", "low"): "ncnn has no layer for these operators of text: Tensor.to (1)",
+    # exact in float32, 0.8 % off with float16 weights
+    ("conformer", "ncnn", "low"): "the file does not compute what the Model computes",
+    # rounds only what a convolution or linear layer touches, so other sums stay finer than the Model's
+    ("conformer", "mnn", "low"): "the file does not compute what the Model computes",
 }
 
 
@@ -83,6 +85,7 @@ def test_every_cell_is_right_or_refused_with_its_reason(network, name, form, tmp
             model, stored = pl.quantize(model, random_task(model), target=name), target.forms[0]
         file = pl.export(model, tmp_path / f"net{target.suffix}", target=name, form=stored)
         found = check(model, file, inputs_of(model, 4))
+        told = found.reason  # `compare` and `compress` refuse such a file
     except pl.PacklightError as error:
         told = str(error)
     if told or refused:
@@ -90,4 +93,3 @@ def test_every_cell_is_right_or_refused_with_its_reason(network, name, form, tmp
         assert refused in told, told or "it works now: take it out of REFUSED"
         return
     sys.stdout.write(f"\n{kind} {name} {form} ({stored}): error {found.error:.2g}, gain {found.gain:.5f}\n")
-    assert found.ok, found.reason
