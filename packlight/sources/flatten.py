@@ -34,7 +34,7 @@ def flatten(program: ExportedProgram) -> tuple[GraphModule, list[str]]:
     for node in exported.nodes:
         if node in tensors:
             name, value = tensors[node]
-            names[node] = _register(root, name, value)
+            names[node] = register(root, name, value)
             values.place(node, graph.get_attr(names[node]))
         elif node.op == "placeholder":
             values.place(node, graph.placeholder(node.name))
@@ -74,8 +74,9 @@ def _merge_tied(graph: Graph, tensors: Mapping[Node, tuple[str, Tensor]]) -> Non
             node.replace_all_uses_with(kept)
 
 
-def _register(root: nn.Module, name: str, value: Tensor) -> str:
-    """Copy a tensor into the root under its name, or one like it where torch's modules need the name themselves."""
+def register(root: nn.Module, name: str, value: Tensor, *, owned: bool = False) -> str:
+    """Put a tensor into the root under its name, or one like it where torch's modules need the name themselves; a copy
+    unless it is `owned` by nobody else."""
     *path, leaf = [_ODD.sub("_", part) for part in name.split(".")]
     owner, place = root, []
     for part in path:
@@ -85,7 +86,7 @@ def _register(root: nn.Module, name: str, value: Tensor) -> str:
         owner = owner.get_submodule(part)
         place.append(part)
     leaf = _free(owner, leaf, {})
-    copied = value.detach().clone()
+    copied = value.detach() if owned else value.detach().clone()
     if isinstance(value, nn.Parameter):
         owner.register_parameter(leaf, nn.Parameter(copied, requires_grad=value.requires_grad))
     else:
