@@ -1,0 +1,110 @@
+"""What a trained network takes to download, without training: `.plt` files within budgets of 0.1 and 0.5 points, beside
+plain compressors on float16 and int8 weights and k-means tables with Huffman codes.
+
+LeNet-300-100, LeNet-5, ResNet-20 and the small MobileNet on Fashion-MNIST, batch norms folded. Bytes are those of files
+on disk that hold the whole network; of the baselines, of the weights alone, which flatters them by some hundred bytes.
+Ratios are to the float32 parameters. Budgets are looked at on validation data, drops given here are of the 10,000 test
+images, paired with the float network.
+"""
+
+from __future__ import annotations
+
+import heapq
+import lzma
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import packlight as pl
+from benchmarks import ROOT
+from benchmarks.ledger import Finding, finding
+from packlight.measure import Measurement
+from packlight.measure.quality import Scores, evaluate
+from packlight.model import Model
+from packlight.passes.codebooks import Codebooks, share_weights
+from packlight.passes.fold import fold
+from packlight.task import Task
+
+NETWORKS = {
+    "lenet300": "benchmarks/networks/lenet300.plm",
+    "lenet5": "benchmarks/networks/lenet5.plm",
+    "resnet20": "packlight/data/resnet20_fashion_mnist.plm",
+    "mobilenet_v2_small": "benchmarks/networks/mobilenet_v2_small.plm",
+}
+BUDGETS = 0.1, 0.5  # points
+TABLES = 5, 4, 3  # bits of k-means
+
+
+def study(folder: Path) -> Iterator[Finding]:
+    torch.set_num_threads(1)
+    task = Task.named("fashion-mnist")
+    for name, path in NETWORKS.items():
+        model = fold(pl.load(ROOT / path)).eval()
+        before = evaluate(model, task)
+        whole = sum(p.numel() for p in model.parameters()) * 4
+        yield finding(f"{name}, float32", "bytes", Measurement.exact(whole, "bytes"))
+        for form, made, size in _rivals(model, task, folder):
+            yield from _findings(f"{name}, {form}", made, size, whole, before, task)
+        for most in BUDGETS:
+            began = time.monotonic()
+            packed = pl.pack(model, folder / "net.plt", task, budget=f"drop<={most}points")
+            form = f"{name}, .plt within {most} points"
+            yield from _findings(form, pl.load(packed.path), packed.file_bytes, whole, before, task)
+            if packed.drop is not None:
+                yield finding(form, "drop on validation data", packed.drop)
+            yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
+
+
+def _rivals(model: Model, task: Task, folder: Path) -> Iterator[tuple[str, Model, int]]:
+    yield ".plt, every bit", model, pl.pack(model, folder / "all.plt").file_bytes
+    half = model.copy()
+    with torch.no_grad():
+        for p in half.parameters():
+            p.copy_(p.half().float())
+    halves = b"".join(p.detach().half().numpy().tobytes() for p in half.parameters())
+    yield "float16, xz", half, len(lzma.compress(halves, preset=9))
+    whole = model.copy()
+    stored = b""
+    with torch.no_grad():
+        for p in whole.parameters():
+            scale = float(p.abs().max()) / 127 if p.dim() > 1 else 0.0
+            if scale:
+                levels = (p / scale).round()
+                p.copy_(levels * scale)
+                stored += levels.to(torch.int8).numpy().tobytes()
+            else:
+                stored += p.numpy().tobytes()
+    yield "int8, xz", whole, len(lzma.compress(stored, preset=9))
+    for bits in TABLES:
+        shared = share_weights(model, Codebooks(bits=bits))
+        yield f"k-means of {bits} bits, Huffman", shared, _huffman_bytes(shared)
+
+
+def _huffman_bytes(shared: Model) -> int:
+    """Tables, biases and a Huffman code of the indices of each layer, a byte a symbol for its code's length."""
+    total = 0
+    for tensor in shared.named_tensors().values():
+        if tensor.dtype != torch.uint8:
+            total += tensor.numel() * 4
+            continue
+        counts = Counter(tensor.flatten().tolist())
+        heap = [(n, i) for i, n in enumerate(counts.values())]
+        heapq.heapify(heap)
+        bits, at = 0, len(heap)
+        while len(heap) > 1:
+            one, other = heapq.heappop(heap), heapq.heappop(heap)
+            bits += one[0] + other[0]
+            heapq.heappush(heap, (one[0] + other[0], at))
+            at += 1
+        total += -(-bits // 8) + len(counts)
+    return total
+
+
+def _findings(form: str, made: Model, size: int, whole: int, before: Scores, task: Task) -> Iterator[Finding]:
+    yield finding(form, "bytes", Measurement.exact(size, "bytes"))
+    yield finding(form, "times smaller", Measurement.exact(float(np.round(whole / size, 2)), ""))
+    yield finding(form, "drop", evaluate(made, task).drop_from(before))

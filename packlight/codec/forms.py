@@ -1,0 +1,228 @@
+"""How a tensor becomes integers, or floating-point words, and comes back bit by bit the same.
+
+ramp      integers that rise by the same step
+levels    integers, less an offset
+steps     float32 that are multiples of one step
+table     a few different values: the number of each, counted from the one nearest 0
+sparse    floats of which many are 0: which of them, and the words of the others
+words     floats of many values
+raw       bytes as they are
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from packlight.codec.fields import Damaged, Fields, signed, whole
+from packlight.codec.levels import Shape
+from packlight.codec.words import Words
+
+_MOST_ENTRIES = 4096
+_SPARSE = 0.05
+_MOST_STEPS = 1 << 24
+_DIVISORS = 8  # of the least gap between values that may be their step
+
+
+class Kind(IntEnum):
+    RAMP, LEVELS, STEPS, TABLE, SPARSE, WORDS, RAW = range(7)
+
+
+@dataclass(frozen=True)
+class Type:
+    """An element type: numpy's type of its bits, and where they are those of a float: how many come after the sign."""
+
+    bits: Any
+    exponent: int = 0
+    signed: bool = True
+
+    @property
+    def bytes(self) -> int:
+        return int(np.dtype(self.bits).itemsize)
+
+    @property
+    def is_float(self) -> bool:
+        return self.exponent > 0
+
+
+TYPES = {
+    "float32": Type("<u4", 8), "float16": Type("<u2", 5), "bfloat16": Type("<u2", 8), "float64": Type("<u8", 11),
+    "float8_e4m3fn": Type("u1", 4), "float8_e5m2": Type("u1", 5),
+    "int8": Type("i1"), "uint8": Type("u1"), "int16": Type("<i2"), "int32": Type("<i4"), "int64": Type("<i8"),
+    "bool": Type("u1"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Form:
+    """A tensor as it is coded. head: what its decoder must know first. levels: int64 [elements] or None. tail: bytes
+    that are coded already."""
+
+    kind: Kind
+    head: bytes = b""
+    levels: np.ndarray | None = field(default=None, repr=False)
+    tail: bytes = field(default=b"", repr=False)
+
+
+def shape_of(sizes: tuple[int, ...]) -> Shape:
+    """Rows (output channels), columns and kernel of a tensor's sizes; a vector is one row."""
+    if 0 in sizes:
+        return 0, 0, 1
+    if len(sizes) < 2:
+        return 1, int(np.prod(sizes)), 1
+    kernel = max(1, int(np.prod(sizes[2:])))
+    return sizes[0], sizes[1] * kernel, kernel
+
+
+def form_of(bits: np.ndarray, dtype: str, words: Words) -> Form:
+    """The form of a tensor's elements, given as the integers [n] that their bits spell. words: that codes floats of
+    many values."""
+    kind = TYPES[dtype]
+    if not len(bits):
+        return Form(Kind.RAW)
+    made = _float_form(bits, dtype, words) if kind.is_float else _integer_form(bits)
+    return made if len(made.tail) < bits.nbytes or made.levels is not None else Form(Kind.RAW, tail=bits.tobytes())
+
+
+def _integer_form(bits: np.ndarray) -> Form:
+    values = bits.astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if max(high, -low) >= 1 << 60:
+        return Form(Kind.RAW, tail=bits.tobytes())
+    first, last = int(values[0]), int(values[-1])
+    step, rest = divmod(last - first, max(1, len(values) - 1))
+    if rest == 0 and (values == first + step * np.arange(len(values))).all():
+        return Form(Kind.RAMP, signed(first) + signed(step))
+    offset = 0 if low <= 0 <= high and low != 0 else int(np.median(values))
+    if max(high - offset, offset - low) >= 1 << 32:
+        return Form(Kind.RAW, tail=bits.tobytes())
+    return Form(Kind.LEVELS, signed(offset), values - offset)
+
+
+def _float_form(bits: np.ndarray, dtype: str, words: Words) -> Form:
+    kind = TYPES[dtype]
+    if len(np.unique(bits[:: max(1, len(bits) // 65536)])) <= _MOST_ENTRIES:
+        entries, place = np.unique(bits, return_inverse=True)
+        if len(entries) <= _MOST_ENTRIES:
+            if dtype == "float32" and (step := _step(entries)) is not None:
+                return Form(Kind.STEPS, step.tobytes(), np.rint(bits.view(np.float32) / step).astype(np.int64))
+            if len(entries) * (1 + 4 * kind.bytes) <= bits.nbytes + 8:
+                return _table(entries, place, kind)
+    zero = bits == 0
+    if zero.mean() >= _SPARSE:
+        return Form(Kind.SPARSE, b"", (~zero).astype(np.int64), words.write(bits[~zero], kind.exponent))
+    return Form(Kind.WORDS, tail=words.write(bits, kind.exponent))
+
+
+def _step(entries: np.ndarray) -> np.float32 | None:
+    """The float32 that all of some different float32, given as their bits, are multiples of; None of others."""
+    values = entries.view(np.float32)
+    if not np.isfinite(values).all() or not values.any():
+        return None
+    sizes = np.unique(np.abs(values.astype(np.float64)))
+    gaps = np.diff(sizes[sizes > 0], prepend=0.0)
+    for divisor in range(1, _DIVISORS + 1):
+        rough = gaps.min() / divisor
+        if sizes[-1] >= rough * (1 << 20):
+            return None
+        near = np.float32(sizes[-1] / np.rint(sizes[-1] / rough))
+        for step in (near, np.nextafter(near, np.float32(0)), np.nextafter(near, np.float32(np.inf))):
+            if step >= np.finfo(np.float32).tiny:
+                made = _from_steps(np.rint(values / step).astype(np.int64), step)
+                if (made.view(np.uint32) == entries).all():
+                    return step
+    return None
+
+
+def _from_steps(levels: np.ndarray, step: np.float32) -> np.ndarray:
+    made: np.ndarray = levels.astype(np.float32) * step
+    return made
+
+
+def _table(entries: np.ndarray, place: np.ndarray, kind: Type) -> Form:
+    sign = np.uint64(1 << (8 * kind.bytes - 1))
+    wide = entries.astype(np.uint64)
+    order = np.where(wide & sign, sign - 1 - (wide & (sign - np.uint64(1))), wide | sign)  # rises as the floats do
+    ranked = np.argsort(order, kind="stable")
+    rank = np.empty_like(ranked)
+    rank[ranked] = np.arange(len(ranked))
+    middle = int(np.argmin((wide & (sign - np.uint64(1)))[ranked]))  # the one nearest 0
+    return Form(Kind.TABLE, whole(len(entries)) + whole(middle) + entries[ranked].tobytes(), rank[place] - middle)
+
+
+def read_head(kind: Kind, fields: Fields, dtype: str, count: int) -> Any:
+    """What `restore` needs beside levels, from a form's head."""
+    element = TYPES[dtype]
+    if kind != Kind.RAW and element.is_float == (kind in (Kind.RAMP, Kind.LEVELS)):
+        raise Damaged(f"{kind.name.lower()} of {dtype}")
+    match kind:
+        case Kind.RAMP:
+            first, step = fields.signed(), fields.signed(1 << 32)
+            info = np.iinfo(element.bits)
+            last = first + step * max(0, count - 1)
+            if not all(info.min <= v <= _most(dtype) for v in (first, last)):
+                raise Damaged(f"a ramp from {first} leaves {dtype}")
+            return first, step
+        case Kind.LEVELS:
+            return fields.signed()
+        case Kind.STEPS:
+            given = np.frombuffer(fields.take(4), "<f4")[0]
+            if dtype != "float32" or not np.finfo(np.float32).tiny <= given <= np.finfo(np.float32).max:
+                raise Damaged(f"multiples of {given}, as {dtype}")
+            return given
+        case Kind.TABLE:
+            entries, middle = fields.whole(_MOST_ENTRIES), fields.whole(_MOST_ENTRIES)
+            return np.frombuffer(fields.take(entries * element.bytes), element.bits), middle
+    return None
+
+
+def restore(
+    kind: Kind, head: Any, levels: np.ndarray | None, tail: Fields, dtype: str, count: int, words: Words
+) -> np.ndarray:
+    """The integers [count] that a tensor's bits spell."""
+    element = TYPES[dtype]
+    match kind:
+        case Kind.RAMP:
+            return (head[0] + head[1] * np.arange(count)).astype(element.bits)
+        case Kind.WORDS:
+            return words.read(tail, count, element.bits, element.exponent)
+        case Kind.RAW:
+            plain = np.frombuffer(tail.take(count * element.bytes), element.bits)
+            _check(dtype != "bool" or (plain <= 1).all(), "it holds other than true and false")
+            return plain
+    if levels is None:
+        raise Damaged(f"{kind.name.lower()} of {dtype}")
+    match kind:
+        case Kind.LEVELS:
+            values, info = levels + head, np.iinfo(element.bits)
+            _check(count == 0 or (info.min <= values.min() and values.max() <= _most(dtype)), f"its {dtype} overflow")
+            return values.astype(element.bits)
+        case Kind.STEPS:
+            _check((np.abs(levels) <= _MOST_STEPS).all(), "a level in it has no float32")
+            with np.errstate(over="ignore"):
+                floats = _from_steps(levels, head)
+            _check(np.isfinite(floats).all(), "a multiple of a step in it is infinite")
+            return floats.view(element.bits)
+        case Kind.TABLE:
+            entries, middle = head
+            place = levels + middle
+            _check(count == 0 or (place.min() >= 0 and place.max() < len(entries)), "it leaves its table")
+            return entries[place]
+        case Kind.SPARSE:
+            made = np.zeros(count, element.bits)
+            places = np.flatnonzero(levels)
+            made[places] = words.read(tail, len(places), element.bits, element.exponent)
+            return made
+    raise Damaged(f"{kind.name.lower()} of {dtype}")
+
+
+def _most(dtype: str) -> int:
+    return 1 if dtype == "bool" else int(np.iinfo(TYPES[dtype].bits).max)
+
+
+def _check(fits: Any, what: str) -> None:
+    if not fits:
+        raise Damaged(what)
