@@ -26,7 +26,7 @@ $(VENV)/.run-ready: $(PINS)
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.run-ready
-	@$(SETUP) onnxruntime,openvino,executorch,ncnn,dev
+	@$(SETUP) onnxruntime,openvino,executorch,ncnn,mnn,coreml,dev
 	@$(BIN)/packlight targets install litert || echo "packlight: the tests of litert will be skipped"
 	@touch $@
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         compare,
         compare_layers,
         compress,
+        convert,
         distill,
         estimate,
         export,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         load,
         measure,
         mend_layers,
+        pack,
         prunable,
         prune,
         quantize,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         share_weights,
         transfer,
         tune_placement,
+        unpack,
     )
     from packlight.errors import PacklightError
     from packlight.measure import Measurement
@@ -52,6 +55,7 @@ _HOMES = {
         "compare",
         "compare_layers",
         "compress",
+        "convert",
         "distill",
         "estimate",
         "export",
@@ -61,6 +65,7 @@ _HOMES = {
         "load",
         "measure",
         "mend_layers",
+        "pack",
         "prunable",
         "prune",
         "quantize",
@@ -69,6 +74,7 @@ _HOMES = {
         "share_weights",
         "transfer",
         "tune_placement",
+        "unpack",
     ),
     "packlight.errors": ("PacklightError",),
     "packlight.measure": ("Measurement",),
@@ -85,9 +91,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "build_in", "compare", "compare_layers",
-    "compress", "distill", "estimate", "export", "finetune", "fold", "install_target", "load", "measure",
-    "mend_layers", "prunable", "prune", "quantize", "renorm", "sensitivity", "share_weights", "statistics",
-    "transfer", "tune_placement",
+    "compress", "convert", "distill", "estimate", "export", "finetune", "fold", "install_target", "load", "measure",
+    "mend_layers", "pack", "prunable", "prune", "quantize", "renorm", "sensitivity", "share_weights", "statistics",
+    "transfer", "tune_placement", "unpack",
 ]  # fmt: skip
 
 

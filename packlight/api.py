@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from packlight import targets
+from packlight import codec, targets
 from packlight.errors import PacklightError
 from packlight.files import cache_folder
 from packlight.measure import Measurement
@@ -23,6 +23,7 @@ from packlight.measure.devices import device as find_device
 from packlight.measure.latency import compare as compare_times
 from packlight.measure.latency import thread_counts, throughput
 from packlight.measure.machine import cores, has_vnni
+from packlight.measure.parity import check as check_parity
 from packlight.measure.parity import layer_ratios
 from packlight.measure.quality import evaluate, evaluate_artifact, workload_dims, workload_inputs
 from packlight.measure.roofline import Estimate
@@ -31,8 +32,10 @@ from packlight.model import Model, Step, patterns_of
 from packlight.model.file import SUFFIX
 from packlight.model.numerics import Numerics, common
 from packlight.model.operators import packet
+from packlight.model.plausible import plausible_inputs
+from packlight.model.shapes import with_shapes
 from packlight.passes.batches import batches_of, even_batches
-from packlight.passes.codebooks import Codebooks, input_moments
+from packlight.passes.codebooks import Codebooks, as_tables, input_moments
 from packlight.passes.codebooks import share_weights as share_in_tables
 from packlight.passes.fold import fold as fold_batch_norms
 from packlight.passes.processing import Processing
@@ -61,6 +64,7 @@ from packlight.search.comparison import Comparison, compare_targets
 from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
 from packlight.search.distill import distill as distill_beside
+from packlight.search.packing import Packed, pack_as_is, pack_at, pack_within
 from packlight.search.pruning.gradual import Gradual
 from packlight.search.pruning.prune import prune_with
 from packlight.search.result import Result
@@ -69,8 +73,9 @@ from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.search.tune import Tuned
 from packlight.search.tune import tune_placement as tune_with
-from packlight.sources import from_module
+from packlight.sources import from_module, from_onnx
 from packlight.targets import Artifact, own_environments
+from packlight.targets.manifest import manifest_path
 from packlight.task import Task
 from packlight.train import Distillation, Feature, Fit, Hook, Progress, Transfer, fit
 
@@ -79,7 +84,7 @@ TaskLike = Task | str | os.PathLike[str]
 TargetLike = str | targets.Target
 
 _FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
-_NOT_YET = (".onnx", ".pt2", ".keras", ".h5", ".tflite", ".pb")
+_NOT_YET = (".pt2", ".keras", ".h5", ".tflite", ".pb")
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -88,13 +93,18 @@ def load(
     example_inputs: Any = None,
     *,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    operators: Mapping[tuple[str, str], Callable[..., Any]] | None = None,
     name: str | None = None,
 ) -> Model:
     """A trained network as a Model.
 
     source: an nn.Module (with example_inputs: a tensor, a tuple, or a dict of keyword arguments), a saved
-    `.plm` file, or "module:factory", a function of yours that returns a module and its example inputs.
-    dynamic: input name → {axis: dimension name}; default: axis 0 of every input is "batch".
+    `.plm` or `.plt` file, an `.onnx` file, or "module:factory", a function of yours that returns a module and its
+    example inputs.
+    dynamic: input name → {axis: dimension name}; default: axis 0 of every input is "batch", and what an ONNX file says.
+    constants: inputs of an ONNX file that the Model holds instead, by name. operators: (domain, operator) → a function
+    that translates an ONNX operator of yours (docs/sources.md).
     """
     if isinstance(source, Model):
         return source
@@ -103,22 +113,27 @@ def load(
             raise PacklightError("a torch module needs example_inputs: load(module, torch.zeros(1, 3, 224, 224))")
         return from_module(source, example_inputs, dynamic=dynamic, name=name)
     if not isinstance(source, str | os.PathLike):
-        raise PacklightError(f"a network is a torch module, a {SUFFIX} file or {_FACTORY}; got {type(source).__name__}")
+        raise PacklightError(
+            f"a network is a torch module, a {SUFFIX}, {codec.SUFFIX} or .onnx file or {_FACTORY}; "
+            f"got {type(source).__name__}"
+        )
     path = Path(source)
     if not path.exists() and _is_factory(str(source)):
         module, example = _call_factory(str(source))
         return load(module, example_inputs if example is None else example, dynamic=dynamic, name=name)
     _check_openable(path)
-    return Model.load(path)
+    if path.suffix.lower() == ".onnx":
+        return from_onnx(path, example_inputs, dynamic=dynamic, constants=constants, operators=operators, name=name)
+    return codec.load_packed(path) if path.suffix.lower() == codec.SUFFIX else Model.load(path)
 
 
 def _check_openable(path: Path) -> None:
-    kind = path.suffix.lower()
+    kind, wanted = path.suffix.lower(), f"give a {SUFFIX}, {codec.SUFFIX} or .onnx file, or {_FACTORY}"
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise PacklightError(f"{path} {what}; give a {SUFFIX} file, or {_FACTORY}")
+        raise PacklightError(f"{path} {what}; {wanted}")
     if kind in _NOT_YET:
-        raise PacklightError(f"{path}: {kind} networks cannot be opened yet; give a {SUFFIX} file, or {_FACTORY}")
+        raise PacklightError(f"{path}: {kind} networks cannot be opened yet; {wanted}")
     if kind in _WEIGHTS:
         raise PacklightError(f"{path}: {kind} files hold weights, and code that is not run; give {_FACTORY}")
 
@@ -528,6 +543,90 @@ def export(
     with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
         file = Path(folder) / f"{name}{on.suffix}"
         return targets.export(folded, file, on, form=form, dims=sizes, preprocessing=facts).save(path)
+
+
+def pack(
+    model: Model,
+    path: str | Path,
+    task: TaskLike | None = None,
+    *,
+    budget: str | None = None,
+    price: float | None = None,
+    mode: str = "small",
+    exclude: str | Sequence[str] = (),
+    samples: int = 2048,
+    judged: int = 5000,
+    on_stage: Callable[[str], None] = lambda text: None,
+) -> Packed:
+    """Write a Model as a `.plt` file, the smallest download of it; `unpack` or `load` gives back what was packed.
+
+    budget: None keeps every bit of every tensor; "drop<=0.1points" or "drop<=0.5%" (of the quality) rounds weights
+    and biases, batch norms folded, so that the file is as small as can be found whose drop on the task's validation
+    data is within it. price: instead of a budget, the loss that one bit is worth, > 0; needs no task, but then all
+    weights count alike. mode: "small", or "fast" to open tens of times faster from a larger file. exclude:
+    layer-name patterns that are not rounded. samples: of training (or else calibration) inputs that tell what each
+    weight matters, labels are not looked at. judged: validation samples that each try is scored on.
+    """
+    modes = {coder.name.lower(): coder for coder in codec.Coder}
+    if mode not in modes:
+        raise PacklightError(f"mode {mode!r}: choose {' or '.join(modes)}")
+    path, coder, patterns = Path(path), modes[mode], patterns_of(exclude)
+    if path.suffix != codec.SUFFIX:
+        raise PacklightError(f"{path}: packed networks are {codec.SUFFIX} files")
+    if budget is not None and (price is not None or task is None):
+        raise PacklightError("a budget needs a task to measure the drop on, and takes the place of a price")
+    chosen = _task(task) if task is not None else None
+    if budget is not None and chosen is not None:
+        return pack_within(model, path, coder, chosen, budget, patterns, samples, judged, on_stage)
+    if price is not None:
+        return pack_at(model, path, coder, chosen, price, patterns, samples)
+    if patterns:
+        raise PacklightError("nothing is rounded without a budget or a price, so there is nothing to exclude")
+    return pack_as_is(model, path, coder)
+
+
+def unpack(
+    path: str | Path, out: str | Path, *, target: str | targets.Target = "onnxruntime", tables: bool = False
+) -> Model | Artifact:
+    """What a `.plt` file holds, as a `.plm` file or as a file for a runtime. The Model, or the Artifact.
+
+    out: a `.plm` file, or what `export` takes. tables: weights of at most 256 different values as tables of them in
+    the runtime's file, where the runtime has tables: a smaller file, the same numbers.
+    """
+    model = codec.load_packed(path)
+    if Path(out).suffix == SUFFIX:
+        model.save(out)
+        return model
+    if tables and not targets.get(target).numerics.tables:
+        raise PacklightError(f"target {target!r} has no tables; unpack without them")
+    return export(as_tables(model) if tables else model, out, target=target)
+
+
+def convert(
+    source: Source,
+    path: str | Path,
+    *,
+    target: str | targets.Target = "onnxruntime",
+    form: str | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Artifact:
+    """Write any network that `load` opens as a file for a runtime, not compressed, and run it there beside the Model.
+
+    path: the file. form, dims: as of `export`. Random inputs are compared; integers lie in the tables they look up.
+    Raises PacklightError, and leaves no file, where the runtime gives other outputs, with the first layer that differs.
+    """
+    if not Path(path).suffix:
+        raise PacklightError(f"{path}: name the file to write, such as {path}{targets.get(target).suffix}")
+    model = with_shapes(load(source))
+    artifact = export(model, path, target=target, form=form, dims=dims)
+    inputs = tuple(t.numpy() for t in plausible_inputs(model, dict(dims or {})))
+    parity = check_parity(fold_batch_norms(model), artifact, inputs)
+    if not parity.ok:
+        for name in artifact.manifest["files"]:
+            (artifact.path.parent / name).unlink()
+        manifest_path(artifact.path).unlink()
+        raise PacklightError(f"{artifact.target.name} runs {model.name} wrongly: {parity.reason}")
+    return artifact
 
 
 def install_target(name: str, *, on_stage: Callable[[str], None] = lambda text: None) -> str:

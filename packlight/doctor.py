@@ -34,6 +34,8 @@ def inventory() -> list[dict[str, Any]]:
             target = targets.get(name)
             entry["forms"] = [*target.forms, *(["int8"] if target.numerics.groups else [])]
             target.require()
+            if target.elsewhere:
+                entry["state"] = f"exports here; runs on {target.elsewhere}"
             entry["versions"] = _versions(target)
         except MissingRuntime:
             entry["state"] = f"missing: {target.install}"
@@ -89,6 +91,8 @@ def _try(target: targets.Target, quantized: bool) -> Finding:
             model = api.quantize(model, Task("doctor", calibration=images), target=target)
         with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
             artifact = api.export(model, Path(folder) / f"tiny{target.suffix}", target=target)
+            if target.elsewhere:
+                return Finding(subject, True, f"exported, {artifact.bytes:,} bytes; runs on {target.elsewhere}")
             parity = check(model, artifact, (images,))
     except PacklightError as error:
         return Finding(subject, False, str(error))

@@ -29,7 +29,7 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("load", "source example_inputs dynamic name"),
+        ("load", "source example_inputs dynamic constants operators name"),
         ("fold", "model"),
         ("renorm", "model task samples"),
         (
@@ -42,6 +42,9 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         ("distill", "teacher task student width options distillation features control on_stage on_step"),
         ("transfer", "model task classes modes time_limit options on_stage"),
         ("export", "model path target form task dims"),
+        ("convert", "source path target form dims"),
+        ("pack", "model path task budget price mode exclude samples judged on_stage"),
+        ("unpack", "path out target tables"),
         ("build_in", "model task dtype layout scale shift after"),
         ("compare", "model task target split exclude on_stage"),
         ("estimate", "model device batch form"),
@@ -96,8 +99,8 @@ def test_a_network_is_loaded_from_a_module_a_file_or_a_factory(tmp_path, monkeyp
     ("source", "said"),
     [
         (nn.Linear(3, 2), "a torch module needs example_inputs"),
-        (7, "a network is a torch module, a .plm file or module:factory.*got int"),
-        ("resnet", "resnet does not exist; give a .plm file, or module:factory"),
+        (7, "a network is a torch module, a .plm, .plt or .onnx file or module:factory.*got int"),
+        ("resnet", "resnet does not exist; give a .plm, .plt or .onnx file, or module:factory"),
         ("gone.onnx", "gone.onnx does not exist"),
     ],
     ids=["no example", "no network", "a mere name", "missing"],
@@ -107,7 +110,7 @@ def test_what_is_no_network_is_a_clear_error(source, said):
         pl.load(source)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".ONNX", ".pt2", ".keras", ".h5", ".tflite"])
+@pytest.mark.parametrize("suffix", [".pt2", ".PT2", ".keras", ".h5", ".tflite"])
 def test_formats_that_come_later_are_told_apart_from_nonsense(tmp_path, suffix):
     (tmp_path / f"net{suffix}").write_bytes(b"bytes")
     with pytest.raises(PacklightError, match=f"{suffix.lower()} networks cannot be opened yet"):

@@ -138,11 +138,11 @@ def compress(**changes: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (compress(model="gone.plm"), "gone.plm does not exist; give a .plm file, or module:factory"),
-        (compress(model="."), r"\. is a folder; give a .plm file"),
+        (compress(model="gone.plm"), "gone.plm does not exist; give a .plm, .plt or .onnx file, or module:factory"),
+        (compress(model="."), r"\. is a folder; give a .plm, .plt or .onnx file"),
         (compress(model="cut.plm"), "cut.plm is no packlight model or is damaged"),
         (compress(model="short.plm"), "short.plm is no packlight model or is damaged"),
-        (compress(model="net.onnx"), "net.onnx: .onnx networks cannot be opened yet; give a .plm file"),
+        (compress(model="net.onnx"), "net.onnx is not a sound ONNX file"),
         (compress(model="net.keras"), ".keras networks cannot be opened yet"),
         (compress(model="net.pt"), ".pt files hold weights.*give module:factory"),
         (compress(model="usercode:raises"), "usercode:raises failed: RuntimeError: no such checkpoint"),
@@ -459,6 +459,7 @@ def test_an_interrupted_search_leaves_no_process_and_no_folder(folder, tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # doctor compiles two networks ahead of time
 def test_the_commands_work_one_after_the_other(run, folder, tmp_path):
     code, out, _ = run("export", "net.plm", tmp_path / "float.onnx", "--task", "good.py", "--json")
     assert code == 0 and json.loads(out)["form"] == "float32"

@@ -17,7 +17,20 @@ from typing import Annotated, Any
 import typer
 
 import packlight as pl
-from packlight.cli import comparing, estimating, layers, options, outputs, progress, pruning, sensitivity, sharing, show
+from packlight.cli import (
+    comparing,
+    converting,
+    estimating,
+    layers,
+    options,
+    outputs,
+    packing,
+    progress,
+    pruning,
+    sensitivity,
+    sharing,
+    show,
+)
 from packlight.cli.options import (
     BatchOption,
     EpochsOption,
@@ -182,7 +195,12 @@ app.command()(layers.compare_layers)
 app.command()(sharing.share_weights)
 app.command()(sensitivity.sensitivity)
 app.command()(comparing.compare)
+app.command()(converting.convert)
 app.command()(estimating.estimate)
+app.command()(packing.pack)
+app.command()(packing.unpack)
+app.command()(packing.info)
+app.command()(packing.verify)
 
 
 @app.command()
@@ -227,11 +245,11 @@ def finetune(
 
 @app.command()
 def distill(
-    teacher: Annotated[str, typer.Argument(help="The trained network: a .plm file, or module:factory.")],
+    teacher: Annotated[str, typer.Argument(help="The trained network: a .plm or .onnx file, or module:factory.")],
     task: TaskOption,
     out: OutFile,
     student: Annotated[
-        str, typer.Option(help="One of packlight's students by name, a .plm file, or module:factory.")
+        str, typer.Option(help="One of packlight's students by name, a .plm or .onnx file, or module:factory.")
     ] = "resnet8",
     width: Annotated[float, typer.Option(help="Of a student by name: a factor on its channels.")] = 1.0,
     recipe: RecipeOption = None,

@@ -38,6 +38,15 @@ _MAX_VALUE_BYTES = 1 << 36
 def save(model: Model, path: str | Path) -> Path:
     """Write a Model; the file appears whole or not at all. Returns the path."""
     path = Path(path)
+    document, named = describe(model)
+    tensors = _apart(named.items())
+    metadata = {_KEY: document}
+    replace_file(path, lambda temporary: _write(tensors, temporary, metadata))
+    return path
+
+
+def describe(model: Model) -> tuple[str, dict[str, Tensor]]:
+    """Everything about a Model but its tensors, as one line of JSON, and its tensors by name; `restore` takes both."""
     document = {
         "version": _VERSION,
         "name": model.name,
@@ -52,10 +61,7 @@ def save(model: Model, path: str | Path) -> Path:
         "parameters": {n: p.requires_grad for n, p in model.named_parameters()},
         "nodes": write_graph(model.copy(share_tensors=True).eval().nodes),
     }
-    metadata = {_KEY: json.dumps(document, separators=(",", ":"))}
-    tensors = _apart(model.named_tensors().items())
-    replace_file(path, lambda temporary: _write(tensors, temporary, metadata))
-    return path
+    return json.dumps(document, separators=(",", ":")), model.named_tensors()
 
 
 def _apart(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -94,10 +100,15 @@ def load(path: str | Path) -> Model:
         raise PacklightError(f"{path} is no packlight model or is damaged: {_line(error)}") from error
     if not text:
         raise PacklightError(f"{path} is a safetensors file without a packlight graph")
+    return restore(text, tensors, path)
+
+
+def restore(document: str, tensors: Mapping[str, Tensor], path: Path) -> Model:
+    """The Model of a document and tensors that came from a file, or PacklightError that says what is wrong with it."""
     try:
-        if len(text) > _MAX_GRAPH_CHARACTERS:
-            raise PacklightError(f"its graph has {len(text):,} characters, {_MAX_GRAPH_CHARACTERS:,} are allowed")
-        return _read(json.loads(text), tensors)
+        if len(document) > _MAX_GRAPH_CHARACTERS:
+            raise PacklightError(f"its graph has {len(document):,} characters, {_MAX_GRAPH_CHARACTERS:,} are allowed")
+        return _read(json.loads(document), tensors)
     except PacklightError as error:
         raise PacklightError(f"{path} is refused: {error}") from error
     except Exception as error:  # whatever a forged or damaged graph trips over in torch, it is the file's fault
