@@ -14,7 +14,7 @@ from packlight.train import Distill, Hooks, Sparsify, Sparsity
 task = pl.Task.named("fashion-mnist-demo")
 batch = next(task.data("train").batches(512))
 loader = DataLoader(TensorDataset(torch.from_numpy(batch.inputs[0]), torch.from_numpy(batch.targets)), 32, shuffle=True)
-EPOCHS = 8
+EPOCHS = 16
 
 torch.manual_seed(0)
 model = pl.load(students.make("resnet8", 10, (1, 28, 28), width=0.5), torch.zeros(2, 1, 28, 28), name="student")

@@ -56,6 +56,7 @@ _HOMES = {
         "compare_layers",
         "compress",
         "convert",
+        "deep_compression",
         "distill",
         "estimate",
         "export",
@@ -91,9 +92,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Artifact", "Budget", "Distillation", "Engine", "Fit", "Gradual", "Measurement", "Metric", "Model",
     "PacklightError", "Pruning", "Runner", "Schedule", "Task", "Workload", "build_in", "compare", "compare_layers",
-    "compress", "convert", "distill", "estimate", "export", "finetune", "fold", "install_target", "load", "measure",
-    "mend_layers", "pack", "prunable", "prune", "quantize", "renorm", "sensitivity", "share_weights", "statistics",
-    "transfer", "tune_placement", "unpack",
+    "compress", "convert", "deep_compression", "distill", "estimate", "export", "finetune", "fold",
+    "install_target", "load", "measure", "mend_layers", "pack", "prunable", "prune", "quantize", "renorm",
+    "sensitivity", "share_weights", "statistics", "transfer", "tune_placement", "unpack",
 ]  # fmt: skip
 
 

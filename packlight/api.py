@@ -65,6 +65,8 @@ from packlight.search.compress import compress as search
 from packlight.search.distill import Distilled
 from packlight.search.distill import distill as distill_beside
 from packlight.search.packing import Packed, pack_as_is, pack_at, pack_within
+from packlight.search.packing_trained import deep_compression as classical
+from packlight.search.packing_trained import pack_trained
 from packlight.search.pruning.gradual import Gradual
 from packlight.search.pruning.prune import prune_with
 from packlight.search.result import Result
@@ -556,7 +558,10 @@ def pack(
     exclude: str | Sequence[str] = (),
     samples: int = 2048,
     judged: int = 5000,
+    finetune: Fit | None = None,
+    checkpoint: str | Path | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[Progress], None] | None = None,
 ) -> Packed:
     """Write a Model as a `.plt` file, the smallest download of it; `unpack` or `load` gives back what was packed.
 
@@ -566,6 +571,10 @@ def pack(
     weights count alike. mode: "small", or "fast" to open tens of times faster from a larger file. exclude:
     layer-name patterns that are not rounded. samples: of training (or else calibration) inputs that tell what each
     weight matters, labels are not looked at. judged: validation samples that each try is scored on.
+
+    finetune: with a budget, weights are also pruned step by step, and the rest is trained in each step as this says,
+    to answer as the network did; the smallest file of all steps is kept. Layers that are excluded are not pruned, but
+    trained along. checkpoint: beginning of file names that a killed training resumes from.
     """
     modes = {coder.name.lower(): coder for coder in codec.Coder}
     if mode not in modes:
@@ -575,7 +584,14 @@ def pack(
         raise PacklightError(f"{path}: packed networks are {codec.SUFFIX} files")
     if budget is not None and (price is not None or task is None):
         raise PacklightError("a budget needs a task to measure the drop on, and takes the place of a price")
+    if finetune is not None and budget is None:
+        raise PacklightError("training prunes as far as a budget allows; give one, e.g. drop<=0.5points")
     chosen = _task(task) if task is not None else None
+    if budget is not None and chosen is not None and finetune is not None:
+        return pack_trained(
+            model, path, coder, chosen, budget, patterns, samples, judged, finetune,
+            Path(checkpoint) if checkpoint else None, on_stage, on_step,
+        )  # fmt: skip
     if budget is not None and chosen is not None:
         return pack_within(model, path, coder, chosen, budget, patterns, samples, judged, on_stage)
     if price is not None:
@@ -583,6 +599,34 @@ def pack(
     if patterns:
         raise PacklightError("nothing is rounded without a budget or a price, so there is nothing to exclude")
     return pack_as_is(model, path, coder)
+
+
+def deep_compression(
+    model: Model,
+    path: str | Path,
+    task: TaskLike,
+    *,
+    keep: float = 0.1,
+    bits: int | None = None,
+    exclude: str | Sequence[str] = (),
+    finetune: Fit = Fit(epochs=10, learning_rate=0.05),
+    sharing: Fit = Fit(epochs=2, learning_rate=0.001),
+    on_stage: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Packed:
+    """The classical recipe of Han et al. 2016 (arXiv 1510.00149) as a `.plt` file, to compare with: pruning by
+    magnitude with retraining, weights shared by k-means with tables that are trained on, positions as gaps, and fixed
+    codes.
+
+    keep: in (0, 1), the share of all weights that stays. bits: 1 to 8, of the tables; None: 8 of convolutions and 5 of
+    other layers, as in section 5 there. exclude: layer-name patterns that are neither pruned nor shared. finetune,
+    sharing: how the pruned network, and then its tables, are trained. Where that paper has Huffman codes, rANS stands
+    here, whose codes are never longer by more than its 16 bytes a tensor. Batch norms are folded after pruning.
+    """
+    path = Path(path)
+    if path.suffix != codec.SUFFIX:
+        raise PacklightError(f"{path}: packed networks are {codec.SUFFIX} files")
+    return classical(model, path, _task(task), keep, bits, patterns_of(exclude), finetune, sharing, on_stage, on_step)
 
 
 def unpack(

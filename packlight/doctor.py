@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,11 @@ def inventory() -> list[dict[str, Any]]:
     return known
 
 
-def diagnose(on_stage: Callable[[str], None] = lambda text: None) -> list[Finding]:
-    """Check this machine and every target; a runtime that is not installed is no fault."""
+def diagnose(names: Sequence[str] = (), on_stage: Callable[[str], None] = lambda text: None) -> list[Finding]:
+    """Check this machine and the targets of these names, all where none is given; a runtime that is not installed is
+    no fault. Raises PacklightError for a name that no target has."""
+    for name in names:
+        targets.get(name)
     from packlight.measure.machine import describe, has_vnni
 
     machine = describe()
@@ -55,7 +58,7 @@ def diagnose(on_stage: Callable[[str], None] = lambda text: None) -> list[Findin
     if has_vnni() is False:
         warning = "no VNNI: int8 may be slower than float, and uint8 × int8 may saturate"
         found.append(Finding("processor", True, warning))
-    for name in targets.names():
+    for name in names or targets.names():
         try:
             target = targets.get(name)
             target.require()

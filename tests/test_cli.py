@@ -459,7 +459,6 @@ def test_an_interrupted_search_leaves_no_process_and_no_folder(folder, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # doctor compiles two networks ahead of time
 def test_the_commands_work_one_after_the_other(run, folder, tmp_path):
     code, out, _ = run("export", "net.plm", tmp_path / "float.onnx", "--task", "good.py", "--json")
     assert code == 0 and json.loads(out)["form"] == "float32"
@@ -477,5 +476,14 @@ def test_the_commands_work_one_after_the_other(run, folder, tmp_path):
     assert found["file_ratio"]["value"] > 1.5
     code, out, _ = run("measure", out_folder / "result.json", "--task", "good.py")
     assert code == 2
-    code, out, _ = run("doctor", "--json")
-    assert code == 0 and all(finding["ok"] for finding in json.loads(out))
+
+
+@pytest.mark.slow
+def test_doctor_tries_the_targets_that_are_named(run):
+    code, out, _ = run("doctor", "onnxruntime", "ncnn", "--json")
+    findings = json.loads(out)
+    assert code == 0 and all(finding["ok"] for finding in findings)
+    ran = {f["subject"] for f in findings if "ran" in f["text"]}
+    assert ran == {"onnxruntime float", "onnxruntime int8", "ncnn float"}
+    code, _, error = run("doctor", "onnxrumtime")
+    assert code == 2 and "no target 'onnxrumtime'" in error

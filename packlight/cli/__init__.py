@@ -404,12 +404,15 @@ def targets(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> int:
+def doctor(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help="Default: every target.")] = None,
+    as_json: JsonOption = False,
+) -> int:
     """Run a tiny float and int8 network on every installed runtime and say what is wrong."""
     from packlight.doctor import diagnose
 
     with progress.stages(as_json) as stage:
-        findings = diagnose(stage)
+        findings = diagnose(names or (), stage)
     if as_json:
         show.as_json([vars(f) for f in findings])
     else:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from packlight.cli import progress, show
-from packlight.cli.options import ExcludeOption, JsonOption, ModelArgument, TargetOption
+from packlight.cli import progress, show, training
+from packlight.cli.options import ExcludeOption, JsonOption, ModelArgument, RateOption, TargetOption
+from packlight.errors import PacklightError
 from packlight.report import format as fmt
 
 PackedArgument = Annotated[Path, typer.Argument(help="A .plt file.")]
@@ -29,16 +30,27 @@ def pack(
     exclude: ExcludeOption = None,
     samples: Annotated[int, typer.Option(help="Inputs that tell what each weight matters.")] = 2048,
     judged: Annotated[int, typer.Option(help="Validation samples that each try is scored on.")] = 5000,
+    epochs: Annotated[
+        float | None, typer.Option(help="Within a budget: also prune step by step, and train so long in each step.")
+    ] = None,
+    learning_rate: RateOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Beginning of file names that killed training resumes from.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a network as a .plt file, the smallest download of it."""
     from packlight.api import load
     from packlight.api import pack as packed
+    from packlight.train import Fit
 
-    with progress.stages(as_json) as stage:
+    if learning_rate is not None and epochs is None:
+        raise PacklightError("--lr is of training; give --epochs, too")
+    finetune = None if epochs is None else Fit(epochs=epochs, learning_rate=learning_rate or Fit.learning_rate)
+    with progress.stages_and_steps("packing", as_json, finetune is not None) as (stage, advance):
         made = packed(
             load(model), out, task, budget=budget, price=price, mode=mode, exclude=exclude or (), samples=samples,
-            judged=judged, on_stage=stage,
+            judged=judged, finetune=finetune, checkpoint=checkpoint, on_stage=stage, on_step=training.shown(advance),
         )  # fmt: skip
     if as_json:
         show.as_json({

@@ -66,9 +66,7 @@ def write(
     replace_file(path, lambda temporary: _write(Path(temporary), document, list(tensors), coder, threads))
 
 
-def _write(
-    path: Path, document: str, tensors: list[tuple[Entry, Any]], coder: Coder, threads: int | None
-) -> None:
+def _write(path: Path, document: str, tensors: list[tuple[Entry, Any]], coder: Coder, threads: int | None) -> None:
     text = "".join(f"{e.name} {e.dtype} {','.join(map(str, e.shape))}\n" for e, _ in tensors) + "\n" + document
     raw = text.encode()
     if len(raw) > _MOST_TEXT or len(tensors) > _MOST_ENTRIES:
@@ -114,9 +112,7 @@ def _groups(tensors: Sequence[tuple[Entry, Any]]) -> Iterator[list[tuple[Entry, 
         yield group
 
 
-def _coded(
-    tensors: Sequence[tuple[Entry, Any]], coder: Coder, threads: int | None
-) -> Iterator[tuple[Coder, bytes]]:
+def _coded(tensors: Sequence[tuple[Entry, Any]], coder: Coder, threads: int | None) -> Iterator[tuple[Coder, bytes]]:
     def one(group: list[tuple[Entry, Any]]) -> tuple[Coder, bytes]:
         entries, bits = [e for e, _ in group], [load() for _, load in group]
         tried = [(how, write_stream(entries, bits, how)) for how in {coder, Coder.FAST}]

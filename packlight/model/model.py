@@ -143,6 +143,12 @@ class Model:
         parameters = self.graph_module.named_parameters(remove_duplicate=False)
         return dict(parameters) | dict(self.graph_module.named_buffers(remove_duplicate=False))
 
+    def tensors_of(self, layers: str | Sequence[str]) -> set[str]:
+        """Names of the parameters and buffers that layers read, those that any name pattern matches."""
+        chosen = matching(list(self.layers()), layers)
+        readers = [node for node in self.nodes if self.layer(node) in chosen]
+        return {str(source.target) for node in readers for source in node.all_input_nodes if source.op == "get_attr"}
+
     def fingerprint(self) -> str:
         """A hex digest of all tensors: names, types, shapes and values."""
         return fingerprint(self.named_tensors())

@@ -48,7 +48,7 @@ class Packed:
 def pack_as_is(model: Model, path: Path, coder: Coder) -> Packed:
     """Every bit kept."""
     save_packed(model, path, coder)
-    return Packed(path, model, path.stat().st_size, _memory(model))
+    return Packed(path, model, path.stat().st_size, memory_of(model))
 
 
 def pack_at(
@@ -59,7 +59,7 @@ def pack_at(
         raise PacklightError(f"a price is the loss that one bit is worth, > 0; got {price:g}")
     made = _rounder(model, task, exclude, samples).at(price)
     save_packed(made, path, coder)
-    return Packed(path, made, path.stat().st_size, _memory(made), price=price)
+    return Packed(path, made, path.stat().st_size, memory_of(made), price=price)
 
 
 def pack_within(
@@ -74,41 +74,68 @@ def pack_within(
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> Packed:
     """The smallest file of those tried whose drop on the first `judged` samples of validation data stays within the
-    budget: prices by bisection on their logarithm, then some beyond the best, since drops do not rise evenly. Raises
-    PacklightError where all lose more."""
-    limit = _limit(budget)
-    judge = replace(task, validation=task.data("validation").take(judged))
-    on_stage("looking at what every weight matters")
-    rounder = _rounder(model, task, exclude, samples)
-    before = evaluate(rounder.model, judge, "validation")
-    allowed = limit.bound({"quality": before.measurement})
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    tries: dict[float, tuple[int, Measurement]] = {}
+    budget. Raises PacklightError where all lose more."""
+    sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
+    sweep.look(model)
+    return sweep.written(coder)
 
-    def within(price: float) -> bool:
-        made = rounder.at(price)
-        drop = evaluate(made, judge, "validation").drop_from(before)
-        save_packed(made, scratch, Coder.SMALL)
-        tries[price] = scratch.stat().st_size, drop
-        on_stage(f"price {price:.2g}: {tries[price][0]:,} bytes, drop {drop}")
-        return drop.value <= allowed
 
-    try:
+class Sweep:
+    """Files of one network within a budget, of the Models that `look` is given, all compared with the network itself.
+
+    tries: of the newest Model, price → file bytes and drop.
+    """
+
+    def __init__(
+        self, network: Model, path: Path, task: Task, budget: str, exclude: tuple[str, ...], samples: int, judged: int,
+        on_stage: Callable[[str], None],
+    ):  # fmt: skip
+        self.path, self.task, self.exclude, self.samples, self.on_stage = path, task, exclude, samples, on_stage
+        self.limit = _limit(budget)
+        self.judge = replace(task, validation=task.data("validation").take(judged))
+        self.before = evaluate(network, self.judge, "validation")
+        self.allowed = self.limit.bound({"quality": self.before.measurement})
+        self.tries: dict[float, tuple[int, Measurement]] = {}
+        self.best: tuple[int, Measurement, float, Model] | None = None
+
+    def look(self, model: Model) -> bool:
+        """Try a Model: prices by bisection on their logarithm, then some beyond the best, since drops do not rise
+        evenly. Whether one of them kept the budget."""
+        self.tries = {}
+        if evaluate(model, self.judge, "validation").drop_from(self.before).value > self.allowed:
+            return False
+        self.on_stage("looking at what every weight matters")
+        rounder = _rounder(model, self.task, self.exclude, self.samples)
         low, high = math.log(_CHEAPEST), math.log(_DEAREST)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            low, high = (middle, high) if within(math.exp(middle)) else (low, middle)
+            low, high = (middle, high) if self._within(rounder, math.exp(middle)) else (low, middle)
         for i in range(1, _BEYOND + 1):
-            within(math.exp(low) * _FARTHEST ** (i / _BEYOND))
-    finally:
-        scratch.unlink(missing_ok=True)
-    kept = [price for price, (_, drop) in tries.items() if drop.value <= allowed]
-    if not kept:
-        raise PacklightError(f"every price loses more than {limit.text}; allow more, or pack without a budget")
-    price = min(kept, key=lambda price: tries[price][0])
-    made = rounder.at(price)
-    save_packed(made, path, coder)
-    return Packed(path, made, path.stat().st_size, _memory(made), tries[price][1], price, tries)
+            self._within(rounder, math.exp(low) * _FARTHEST ** (i / _BEYOND))
+        return any(drop.value <= self.allowed for _, drop in self.tries.values())
+
+    def _within(self, rounder: RateDistortion, price: float) -> bool:
+        made = rounder.at(price)
+        drop = evaluate(made, self.judge, "validation").drop_from(self.before)
+        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            save_packed(made, scratch, Coder.SMALL)
+            size = scratch.stat().st_size
+        finally:
+            scratch.unlink(missing_ok=True)
+        self.tries[price] = size, drop
+        self.on_stage(f"price {price:.2g}: {size:,} bytes, drop {drop}")
+        if drop.value <= self.allowed and (self.best is None or size < self.best[0]):
+            self.best = size, drop, price, made
+        return drop.value <= self.allowed
+
+    def written(self, coder: Coder) -> Packed:
+        """The smallest, as a file."""
+        if self.best is None:
+            raise PacklightError(f"every price loses more than {self.limit.text}; allow more, or pack without a budget")
+        _, drop, price, made = self.best
+        save_packed(made, self.path, coder)
+        return Packed(self.path, made, self.path.stat().st_size, memory_of(made), drop, price, self.tries)
 
 
 def _limit(budget: str) -> Limit:
@@ -127,5 +154,6 @@ def _rounder(model: Model, task: Task | None, exclude: tuple[str, ...], samples:
     return RateDistortion(model, curvature(model, batches, classes=distance_for(task, model) is DIVERGENCE), exclude)
 
 
-def _memory(model: Model) -> int:
+def memory_of(model: Model) -> int:
+    """Bytes of all tensors of a loaded network."""
     return sum(t.nbytes for t in model.named_tensors().values())

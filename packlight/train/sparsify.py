@@ -25,7 +25,8 @@ class Sparsity:
     """sparsity: in (0, 1), the share of the weights with two or more axes that is zero in the end. begin, end: shares
     of the run, 0 <= begin < end <= 1, between which it rises. every: >= 1, steps between two prunings. scope: "layer"
     (the same share of each) or "global" (the least of all). score: "magnitude" or "movement". exclude: parameter-name
-    patterns (shell wildcards) that stay dense."""
+    patterns (shell wildcards) that stay dense. initial: in [0, sparsity], the share that is zero from the start, of a
+    network that was pruned before."""
 
     sparsity: float
     begin: float = 0.0
@@ -34,6 +35,7 @@ class Sparsity:
     scope: str = "layer"
     score: str = "magnitude"
     exclude: str | Sequence[str] = ()
+    initial: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.sparsity < 1 or not 0 <= self.begin < self.end <= 1 or self.every < 1:
@@ -41,6 +43,8 @@ class Sparsity:
                 f"pruning needs sparsity in (0, 1), 0 <= begin < end <= 1 and every >= 1, got {self.sparsity}, "
                 f"{self.begin}, {self.end} and {self.every}"
             )
+        if not 0 <= self.initial <= self.sparsity:
+            raise PacklightError(f"pruning's initial share must be in [0, sparsity], got {self.initial}")
         if self.scope not in ("layer", "global") or self.score not in ("magnitude", "movement"):
             raise PacklightError(
                 f"pruning's scope is layer or global and its score magnitude or movement, got {self.scope!r}, "
@@ -48,9 +52,9 @@ class Sparsity:
             )
 
     def at(self, progress: float) -> float:
-        """The share of zeros at a share of the run: sparsity · (1 − (1 − t)³)."""
+        """The share of zeros at a share of the run: sparsity − (sparsity − initial) · (1 − t)³."""
         t = min(1.0, max(0.0, (progress - self.begin) / (self.end - self.begin)))
-        return self.sparsity * (1 - (1 - t) ** 3)
+        return self.sparsity - (self.sparsity - self.initial) * (1 - t) ** 3
 
 
 class Sparsify(Hook):
@@ -69,6 +73,8 @@ class Sparsify(Hook):
         self.masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()}
         if self.how.score == "movement":
             self.moved = {n: torch.zeros_like(w) for n, w in self.weights.items()}
+        if self.how.initial > 0:
+            self.masks = {n: w.detach() != 0 for n, w in self.weights.items()}
 
     def settled(self, progress: float) -> bool:
         return progress >= self.how.end

@@ -71,6 +71,7 @@ WRONG = {
     "budget without task": ({"budget": "drop<=1%"}, "a budget needs a task"),
     "budget and price": ({"budget": "drop<=1%", "task": digits, "price": 1e-6}, "takes the place of a price"),
     "latency": ({"budget": "latency<=1ms", "task": digits}, "packing takes one limit, of the drop"),
+    "training without budget": ({"finetune": pl.Fit(), "task": digits}, "training prunes as far as a budget allows"),
     "price": ({"price": -1.0}, "the loss that one bit is worth, > 0"),
     "exclude": ({"exclude": "head"}, "nothing is rounded without a budget"),
 }  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from packlight.errors import PacklightError
-from packlight.model import Model, Step, matching, patterns_of
+from packlight.model import Model, Step
 from packlight.passes.rate_distortion.curvature import Curvature, Layer
 from packlight.passes.rate_distortion.rounding import Solver, rates_of, rounded, solver_of
 
@@ -34,9 +34,7 @@ class RateDistortion:
         if model.is_quantized:
             raise PacklightError(f"{model.name} is quantized; choose levels for its float version")
         self.model = model
-        excluded = matching(list(model.layers()), patterns_of(exclude))
-        readers = [node for node in model.nodes if model.layer(node) in excluded]
-        kept = {str(source.target) for node in readers for source in node.all_input_nodes if source.op == "get_attr"}
+        kept = model.tensors_of(exclude)
         self.layers = [layer for layer in curved.layers if layer.weight not in kept]
         self.diagonal = {n: f for n, f in curved.diagonal.items() if n not in kept}
         self.solvers = [[solver_of(m) for m in layer.moments] for layer in self.layers]

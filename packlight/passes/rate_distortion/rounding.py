@@ -89,9 +89,7 @@ def solver_of(moments: Tensor) -> Solver:
     return Solver(order, torch.linalg.cholesky(inverse, upper=True))
 
 
-def rounded(
-    weight: Tensor, solver: Solver, gains: Tensor, step: float, price: float
-) -> tuple[Tensor, Tensor]:
+def rounded(weight: Tensor, solver: Solver, gains: Tensor, step: float, price: float) -> tuple[Tensor, Tensor]:
     """Levels [outputs, features] of a weight, float64 and whole, and [outputs], what is to be added to the bias.
 
     weight: float64. gains: [outputs]. step: > 0. price: loss that one bit is worth, λ.

@@ -1,0 +1,81 @@
+"""What a network takes to download where training is allowed: `.plt` files after pruning and training within budgets of
+0.1 and 0.5 points, beside the Deep Compression recipe, and the dense network with as much training as a control.
+
+Drops that choose are on validation data, those given on the 10,000 test images, paired with the float network. Of Deep
+Compression, the smallest file within 0.5 points on validation data of those of all shares and bits tried, else the one
+that loses least.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import packlight as pl
+from benchmarks import ROOT
+from benchmarks.ledger import Finding, finding
+from packlight.measure import Measurement
+from packlight.measure.quality import Scores, evaluate
+from packlight.model import Model
+from packlight.task import Task
+
+NETWORKS = {
+    "lenet300": ("benchmarks/networks/lenet300.plm", pl.Fit(epochs=20, learning_rate=0.1, weight_decay=0.0)),
+    "lenet5": ("benchmarks/networks/lenet5.plm", pl.Fit(epochs=6, learning_rate=0.05, weight_decay=0.0)),
+    "resnet20": ("packlight/data/resnet20_fashion_mnist.plm", pl.Fit(epochs=2, learning_rate=0.02)),
+}
+BUDGETS = 0.5, 0.1  # points
+SHARES, BITS = (0.2, 0.1, 0.05), (5, 4, 3)
+ENOUGH = 0.5  # points
+
+
+def study(folder: Path) -> Iterator[Finding]:
+    torch.set_num_threads(1)
+    task = Task.named("fashion-mnist")
+    for name, (path, training) in NETWORKS.items():
+        model = pl.load(ROOT / path)
+        before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
+        steps = 0
+        for most in BUDGETS:
+            began = time.monotonic()
+            packed = pl.pack(
+                model, folder / f"{name}.plt", task, budget=f"drop<={most}points", finetune=training,
+                checkpoint=folder / name,
+            )  # fmt: skip
+            steps = len(list(folder.glob(f"{name}.0.*")))
+            form = f"{name}, .plt trained within {most} points"
+            yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
+            if packed.drop is not None:
+                yield finding(form, "drop on validation data", packed.drop)
+            yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
+        made, size, form = _classical(model, task, replace(training, epochs=3 * training.epochs), folder / "dc.plt")
+        yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
+        dense = pl.finetune(model, task, options=replace(training, epochs=steps * training.epochs))
+        yield finding(f"{name}, dense, as much training", "drop", evaluate(dense, task).drop_from(before))
+
+
+def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[Model, int, str]:
+    tried = []
+    for keep in SHARES:
+        for bits in BITS:
+            packed = pl.deep_compression(
+                model, path, task, keep=keep, bits=bits, finetune=training,
+                sharing=pl.Fit(epochs=1, learning_rate=training.learning_rate / 50),
+            )  # fmt: skip
+            assert packed.drop is not None
+            lost = packed.drop.value
+            rank = (0, packed.file_bytes) if lost <= ENOUGH else (1, lost)
+            tried.append((rank, len(tried), packed, f"{keep:.0%} kept, {bits} bits"))
+    _, _, packed, form = min(tried)
+    return packed.model, packed.file_bytes, form
+
+
+def _findings(form: str, made: Model, size: int, whole: int, before: Scores, task: Task) -> Iterator[Finding]:
+    yield finding(form, "bytes", Measurement.exact(size, "bytes"))
+    yield finding(form, "times smaller", Measurement.exact(float(np.round(whole / size, 2)), ""))
+    yield finding(form, "drop", evaluate(made, task).drop_from(before))

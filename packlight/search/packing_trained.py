@@ -1,0 +1,130 @@
+"""Small `.plt` files with training: single weights are pruned step by step, the rest trained to answer as the network
+did, and each step's weights rounded at the prices that a budget allows.
+
+What goes has the least magnitude of all layers together, at the pace of Zhu and Gupta 2017 (arXiv 1710.01878). On
+classes the loss is the difference from the network's own scores, on inputs between the training inputs where these can
+be mixed (packlight.train.mixing).
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packlight.codec import Coder, save_packed
+from packlight.errors import PacklightError
+from packlight.measure.quality import evaluate
+from packlight.model import Model
+from packlight.passes.codebooks import Codebooks, share_weights
+from packlight.passes.fold import fold
+from packlight.passes.sensitivity.change import DIVERGENCE, distance_for
+from packlight.search.packing import Packed, Sweep, memory_of
+from packlight.task import Task
+from packlight.train import Distillation, Fit, Progress, Sparsify, Sparsity, fit
+from packlight.train.mixing import can_mix, mixing
+
+_FIRST, _FEWER, _LEAST = 0.3, 0.6, 0.002  # share of the weights kept: by the first step, of the last one, by any
+_PATIENCE = 2  # steps in a row of which no file keeps the budget
+_REST = 0.6  # share of a step's training after which nothing more is pruned
+_SOFT = Distillation(temperature=1.0, weight=1.0)
+_CLASSICAL = 8, 5  # bits of tables: convolutions, other layers (Han et al. 2016, section 5)
+
+
+def pack_trained(
+    model: Model,
+    path: Path,
+    coder: Coder,
+    task: Task,
+    budget: str,
+    exclude: tuple[str, ...],
+    samples: int,
+    judged: int,
+    training: Fit,
+    checkpoint: Path | None = None,
+    on_stage: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Packed:
+    """As `pack_within`, of the network as it is and after every step of pruning, until steps give no file within the
+    budget. training: of each step."""
+    sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
+    sweep.look(model)
+    pruner = _Pruner(model, task, training, exclude, checkpoint, on_step)
+    made, keep, failed = model, _FIRST, 0
+    while failed < _PATIENCE and keep >= _LEAST:
+        on_stage(f"training with {100 * keep:.3g} % of the weights")
+        made = pruner.pruned(made, keep)
+        failed = 0 if sweep.look(made) else failed + 1
+        keep *= _FEWER
+    return sweep.written(coder)
+
+
+@dataclass
+class _Pruner:
+    network: Model
+    task: Task
+    training: Fit
+    exclude: tuple[str, ...]
+    checkpoint: Path | None
+    on_step: Callable[[Progress], None] | None
+
+    def pruned(self, model: Model, keep: float) -> Model:
+        """A Model in which a share of the weights is left, trained; zeros of a step before stay."""
+        before = 0.0 if model is self.network else 1 - keep / _FEWER
+        patterns = _parameters_of(model, self.exclude)
+        hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=patterns, initial=before))
+        chooses = distance_for(self.task, model) is DIVERGENCE
+        task = mixing(self.task) if chooses and can_mix(model) else self.task
+        file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{keep:.3g}")
+        return fit(
+            model, task, self.training, teacher=self.network if chooses else None, distillation=_SOFT, hooks=[hook],
+            checkpoint=file, on_step=self.on_step,
+        )  # fmt: skip
+
+
+def deep_compression(
+    model: Model,
+    path: Path,
+    task: Task,
+    keep: float,
+    bits: int | None,
+    exclude: tuple[str, ...],
+    training: Fit,
+    sharing: Fit,
+    on_stage: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Packed:
+    """Deep Compression (Han et al. 2016, arXiv 1510.00149): pruning by magnitude with retraining, k-means tables begun
+    linearly and trained on, indices coded as gaps and table entries under fixed frequencies. bits: of the tables; None:
+    as there. training: with pruning; sharing: of the tables."""
+    if not 0 < keep < 1:
+        raise PacklightError(f"keep takes a share of the weights in (0, 1), got {keep:g}")
+    hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=_parameters_of(model, exclude)))
+    on_stage(f"training with {100 * keep:.3g} % of the weights")
+    pruned = fold(fit(model, task, training, hooks=[hook], on_step=on_step)).eval()
+    on_stage("sharing weights")
+    shared = share_weights(pruned, _tables(pruned, bits, exclude))
+    on_stage("training the tables")
+    shared = fit(shared, task, sharing, on_step=on_step)
+    save_packed(shared, path, Coder.FAST)
+    drop = None
+    if task.validation is not None:
+        drop = evaluate(shared, task, "validation").drop_from(evaluate(model, task, "validation"))
+    return Packed(path, shared, path.stat().st_size, memory_of(pruned), drop)
+
+
+def _tables(model: Model, bits: int | None, exclude: tuple[str, ...]) -> Codebooks:
+    if bits is not None:
+        return Codebooks(bits=bits, exclude=exclude)
+    wide, narrow = _CLASSICAL
+    tensors = model.named_tensors()
+    kernels = [n for n in map(glob.escape, model.layers()) if any(tensors[t].dim() > 2 for t in model.tensors_of(n))]
+    return Codebooks(bits=narrow, layers=dict.fromkeys(kernels, wide), exclude=exclude)
+
+
+def _parameters_of(model: Model, exclude: tuple[str, ...]) -> tuple[str, ...]:
+    """Patterns of the parameters with two or more axes that excluded layers read."""
+    tensors: dict[str, Any] = model.named_tensors()
+    return tuple(glob.escape(n) for n in sorted(model.tensors_of(exclude)) if tensors[n].dim() > 1)
