@@ -611,6 +611,7 @@ def deep_compression(
     exclude: str | Sequence[str] = (),
     finetune: Fit = Fit(epochs=10, learning_rate=0.05),
     sharing: Fit = Fit(epochs=2, learning_rate=0.001),
+    checkpoint: str | Path | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Packed:
@@ -620,13 +621,17 @@ def deep_compression(
 
     keep: in (0, 1), the share of all weights that stays. bits: 1 to 8, of the tables; None: 8 of convolutions and 5 of
     other layers, as in section 5 there. exclude: layer-name patterns that are neither pruned nor shared. finetune,
-    sharing: how the pruned network, and then its tables, are trained. Where that paper has Huffman codes, rANS stands
-    here, whose codes are never longer by more than its 16 bytes a tensor. Batch norms are folded after pruning.
+    sharing: how the pruned network, and then its tables, are trained. checkpoint: beginning of the name of a file that
+    a killed training, the first, resumes from. Where that paper has Huffman codes, rANS stands here, whose codes are
+    never longer by more than its 16 bytes a tensor. Batch norms are folded after pruning.
     """
     path = Path(path)
     if path.suffix != codec.SUFFIX:
         raise PacklightError(f"{path}: packed networks are {codec.SUFFIX} files")
-    return classical(model, path, _task(task), keep, bits, patterns_of(exclude), finetune, sharing, on_stage, on_step)
+    return classical(
+        model, path, _task(task), keep, bits, patterns_of(exclude), finetune, sharing,
+        Path(checkpoint) if checkpoint else None, on_stage, on_step,
+    )  # fmt: skip
 
 
 def unpack(

@@ -53,7 +53,7 @@ def study(folder: Path) -> Iterator[Finding]:
             if packed.drop is not None:
                 yield finding(form, "drop on validation data", packed.drop)
             yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-        made, size, form = _classical(model, task, replace(training, epochs=3 * training.epochs), folder / "dc.plt")
+        made, size, form = _classical(model, task, replace(training, epochs=3 * training.epochs), folder / f"{name}-dc.plt")
         yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
         dense = pl.finetune(model, task, options=replace(training, epochs=steps * training.epochs))
         yield finding(f"{name}, dense, as much training", "drop", evaluate(dense, task).drop_from(before))
@@ -65,7 +65,7 @@ def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[
         for bits in BITS:
             packed = pl.deep_compression(
                 model, path, task, keep=keep, bits=bits, finetune=training,
-                sharing=pl.Fit(epochs=1, learning_rate=training.learning_rate / 50),
+                sharing=pl.Fit(epochs=1, learning_rate=training.learning_rate / 50), checkpoint=path,
             )  # fmt: skip
             assert packed.drop is not None
             lost = packed.drop.value

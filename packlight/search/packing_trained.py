@@ -93,17 +93,19 @@ def deep_compression(
     exclude: tuple[str, ...],
     training: Fit,
     sharing: Fit,
+    checkpoint: Path | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Packed:
     """Deep Compression (Han et al. 2016, arXiv 1510.00149): pruning by magnitude with retraining, k-means tables begun
     linearly and trained on, indices coded as gaps and table entries under fixed frequencies. bits: of the tables; None:
-    as there. training: with pruning; sharing: of the tables."""
+    as there. training: with pruning; sharing: of the tables. checkpoint: as of `pack_trained`."""
     if not 0 < keep < 1:
         raise PacklightError(f"keep takes a share of the weights in (0, 1), got {keep:g}")
     hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=_parameters_of(model, exclude)))
     on_stage(f"training with {100 * keep:.3g} % of the weights")
-    pruned = fold(fit(model, task, training, hooks=[hook], on_step=on_step)).eval()
+    file = checkpoint and checkpoint.with_name(f"{checkpoint.name}.{keep:.3g}")
+    pruned = fold(fit(model, task, training, hooks=[hook], checkpoint=file, on_step=on_step)).eval()
     on_stage("sharing weights")
     shared = share_weights(pruned, _tables(pruned, bits, exclude))
     on_stage("training the tables")
