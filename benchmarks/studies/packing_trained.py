@@ -53,7 +53,8 @@ def study(folder: Path) -> Iterator[Finding]:
             if packed.drop is not None:
                 yield finding(form, "drop on validation data", packed.drop)
             yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-        made, size, form = _classical(model, task, replace(training, epochs=3 * training.epochs), folder / f"{name}-dc.plt")
+        longer = replace(training, epochs=3 * training.epochs)
+        made, size, form = _classical(model, task, longer, folder / f"{name}-dc.plt")
         yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
         dense = pl.finetune(model, task, options=replace(training, epochs=steps * training.epochs))
         yield finding(f"{name}, dense, as much training", "drop", evaluate(dense, task).drop_from(before))
@@ -64,8 +65,8 @@ def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[
     for keep in SHARES:
         for bits in BITS:
             packed = pl.deep_compression(
-                model, path, task, keep=keep, bits=bits, finetune=training,
-                sharing=pl.Fit(epochs=1, learning_rate=training.learning_rate / 50), checkpoint=path,
+                model, path, task, keep=keep, bits=bits, finetune=training, checkpoint=path,
+                sharing=pl.Fit(epochs=1, learning_rate=training.learning_rate / 50),
             )  # fmt: skip
             assert packed.drop is not None
             lost = packed.drop.value
