@@ -1,7 +1,9 @@
 """Markdown tables from the ledger, printed or put into the blocks of README.md and docs/*.md.
 
 A block is `<!-- table: bench MODE CASE … -->` or `<!-- table: bench MODE CASE … | FORM, … -->` up to
-`<!-- end of table -->`; CASE and FORM may be shell patterns.
+`<!-- end of table -->`; CASE and FORM may be shell patterns. MODE "study" lists what studies measured, a line a number;
+"grid" has a line for each thing that a study measured and a column for each number that FORM names; `; OF, …` after
+these chooses the things.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _HEAD = (
     "| score % | drop, points [95 %] |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 _BLOCK = re.compile(r"(<!-- table: bench (\w+) ([^>|]*?)(?: \| ([^>]*?))? -->\n).*?(<!-- end of table -->)", re.DOTALL)
-_NONE = "–"
+_NONE, REFUSED = "–", "refused"
 
 
 def everything(rows: Sequence[Row], mode: str) -> str:
@@ -67,6 +69,34 @@ def listing(found: dict[str, Rows], whats: Sequence[str] = ("*",)) -> str:
     return "\n".join([*lines, "", *(provenance(name, rows) for name, rows in found.items())])
 
 
+def grid(found: dict[str, Rows], whats: Sequence[str], of: Sequence[str] = ("*",)) -> str:
+    """One table a study: a line for each thing whose name fits a pattern of `of`, a column for each of `whats` that was
+    measured; what was refused in a list below it, a line a reason."""
+    parts = []
+    for name, rows in found.items():
+        forms = dict.fromkeys(form for form, _, _ in rows if form)
+        shown = [form for form in forms if any(fnmatchcase(form, p) for p in of)]
+        columns = [w for w in whats if any((form, w, None) in rows for form in shown)]
+        lines = ["| | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]
+        reasons: dict[str, list[str]] = {}
+        for form in shown:
+            cells = [_cell(rows.get((form, what, None))) for what in columns]
+            if any(cell != _NONE for cell in cells):
+                lines.append(f"| {form} | " + " | ".join(cells) + " |")
+            for (other, what, _), row in rows.items():
+                if other == form and what in (REFUSED, SKIPPED):
+                    reasons.setdefault(f"{what}: {row.detail['reason']}", []).append(form)
+        refused = [f"* {', '.join(those)} {reason}" for reason, those in reasons.items()]
+        parts += ["\n".join(lines), "\n".join([*refused, provenance(name, rows)])]
+    return "\n\n".join(parts)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or row.value is None or row.low is None or row.high is None:
+        return _NONE
+    return str(Measurement(row.value, row.unit, row.n, row.low, row.high))
+
+
 def provenance(name: str, rows: Rows) -> str:
     """Which command measured a case, when, where, and on what commit."""
     row = next(iter(rows.values()))
@@ -100,12 +130,15 @@ def fill(text: str, rows: Sequence[Row], where: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         start, mode, patterns, forms, end = match.groups()
-        found = cases(rows, mode)
-        if mode == "study":
+        if mode in ("study", "grid"):
+            found = cases(rows, "study")
             chosen = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
+            if mode == "grid" and chosen:
+                whats, _, of = (forms or "").partition("; ")
+                return f"{start}{grid(chosen, whats.split(', '), of.split(', ') if of else ('*',))}\n{end}"
             shown = listing(chosen, (forms or "*").split(", ")) if chosen else "Not measured yet."
             return f"{start}{shown}\n{end}"
-        wanted = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
+        wanted = {n: r for n, r in cases(rows, mode).items() if any(fnmatchcase(n, p) for p in patterns.split())}
         if not wanted and not any(fnmatchcase(case.name, p) for case in CASES for p in patterns.split()):
             raise PacklightError(f"{where}: no case fits {patterns!r}; there are {', '.join(c.name for c in CASES)}")
         content = table(wanted, (forms or "*").split(", ")) if wanted else "Not measured yet."

@@ -3,11 +3,11 @@
 import pytest
 from made_rows import made_case, made_row
 
-from benchmarks.ledger import cases
+from benchmarks.ledger import DONE, cases
 from benchmarks.plot import draw, draw_growth
 from benchmarks.render import everything, fill
 from packlight import PacklightError
-from packlight.measure import intervals
+from packlight.measure import Measurement, intervals
 
 N = 100
 ROWS = made_case({
@@ -84,3 +84,24 @@ def test_the_plot_of_growth_has_a_line_a_kind_and_leaves_out_the_rest(tmp_path):
     rows = {row.key: row for row in (*made, made_row("whole, 224 px", "analysis_s", seconds[0]))}
     first, second = (draw_growth(rows, "analysis_s", tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
     assert first == second and ">net</text>" in first and ">other</text>" in first and "whole" not in first
+
+
+def test_a_grid_has_a_line_for_each_thing_and_a_column_for_each_number() -> None:
+    stamp = {"mode": "study", "case": "sizes"}
+    rows = [
+        made_row("net, a", "bytes", Measurement.exact(20_000, "bytes"), stamp=stamp),
+        made_row("net, a", "drop", Measurement(0.1, "points", 100, -0.1, 0.3), stamp=stamp),
+        made_row("net, a", "seconds", Measurement.exact(3.0, "s"), stamp=stamp),
+        made_row("net, b", "bytes", Measurement.exact(100, "bytes"), stamp=stamp),
+        made_row("net, c", "refused", reason="no kernel", stamp=stamp),
+        made_row("other", "bytes", Measurement.exact(5, "bytes"), stamp=stamp),
+        made_row("", DONE, Measurement.exact(12.0, "s"), stamp=stamp),
+    ]
+    text = "<!-- table: bench grid sizes | bytes, drop; net* -->\nold\n<!-- end of table -->"
+    filled = fill(text, rows, "page").splitlines()
+    assert filled[1:5] == [
+        "| | bytes | drop |", "|---|--:|--:|", "| net, a | 20,000 bytes | 0.1 points [-0.1, 0.3] |",
+        "| net, b | 100 bytes | – |",
+    ]  # fmt: skip
+    assert "* net, c refused: no kernel" in filled
+    assert not any("other" in line or "old" in line for line in filled)
