@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_the_folder_opens_as_an_artifact(folder):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
 def test_the_other_program_is_c_plus_plus(folder):
-    """Headers of most runtimes are not in their wheels, so only the grammar is looked at, without what is included."""
+    """Headers of most runtimes are not in their wheels: of those only the brackets are looked at."""
     _, _, place = folder
     source = place / "run.cpp"
     if not source.exists():
@@ -54,6 +55,39 @@ def test_the_other_program_is_c_plus_plus(folder):
     text = source.read_text()
     assert text.count("{") == text.count("}") and text.count("(") == text.count(")")
     assert "{{" not in text and "{%" not in text
+
+
+def openvino_flags():
+    import openvino
+
+    home = Path(openvino.__file__).parent
+    (library,) = (home / "libs").glob("libopenvino.so.*")
+    return ["-std=c++17", f"-I{home}/include", str(library), f"-Wl,-rpath,{home}/libs"]
+
+
+def torch_flags():
+    import torch
+
+    home = Path(torch.__file__).parent
+    return ["-std=c++20", f"-I{home}/include", f"-I{home}/include/torch/csrc/api/include", f"-L{home}/lib",
+            f"-Wl,-rpath,{home}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]  # fmt: skip
+
+
+HEADERS = {"openvino": openvino_flags, "aotinductor": torch_flags}  # runtimes whose wheels hold them
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+@pytest.mark.parametrize("target", [name for name in HEADERS if name in {t.name for t in installed()}])
+def test_the_c_plus_plus_program_compiles_and_runs_the_file(target, tmp_path):
+    place = tmp_path / "out"
+    pl.export(models()[0], place, target=target)
+    compiler = ["g++", "run.cpp", *HEADERS[target](), "-o", "run"]
+    built = subprocess.run(compiler, cwd=place, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-2000:]
+    done = subprocess.run(["./run"], cwd=place, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\[[12], ?4\]", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(
