@@ -25,12 +25,11 @@ from packlight.model import Model
 from packlight.task import Task
 
 NETWORKS = {
-    "lenet300": ("benchmarks/networks/lenet300.plm", pl.Fit(epochs=20, learning_rate=0.1, weight_decay=0.0)),
-    "lenet5": ("benchmarks/networks/lenet5.plm", pl.Fit(epochs=6, learning_rate=0.05, weight_decay=0.0)),
-    "resnet20": ("packlight/data/resnet20_fashion_mnist.plm", pl.Fit(epochs=2, learning_rate=0.02)),
+    "lenet300": ("benchmarks/networks/lenet300.plm", pl.Fit(epochs=12, learning_rate=0.1, weight_decay=0.0)),
+    "lenet5": ("benchmarks/networks/lenet5.plm", pl.Fit(epochs=4, learning_rate=0.05, weight_decay=0.0)),
 }
 BUDGETS = 0.5, 0.1  # points
-SHARES, BITS = (0.2, 0.1, 0.05), (5, 4, 3)
+SHARES, BITS = (0.1, 0.05), (5, 4)
 ENOUGH = 0.5  # points
 
 
@@ -45,9 +44,9 @@ def study(folder: Path) -> Iterator[Finding]:
             began = time.monotonic()
             packed = pl.pack(
                 model, folder / f"{name}.plt", task, budget=f"drop<={most}points", finetune=training,
-                checkpoint=folder / name,
+                checkpoint=folder / f"{name}-{most}",
             )  # fmt: skip
-            steps = len(list(folder.glob(f"{name}.0.*")))
+            steps = max(steps, len(list(folder.glob(f"{name}-{most}.*"))))
             form = f"{name}, .plt trained within {most} points"
             yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
             if packed.drop is not None:

@@ -27,7 +27,7 @@ from packlight.train import Distillation, Fit, Progress, Sparsify, Sparsity, fit
 from packlight.train.mixing import can_mix, mixing
 
 _FIRST, _FEWER, _LEAST = 0.3, 0.6, 0.002  # share of the weights kept: by the first step, of the last one, by any
-_PATIENCE = 2  # steps in a row of which no file keeps the budget
+_FINEST = 0.8  # share of the last step's weights: after a step that keeps no budget the next one takes the square root
 _REST = 0.6  # share of a step's training after which nothing more is pruned
 _SOFT = Distillation(temperature=1.0, weight=1.0)
 _CLASSICAL = 8, 5  # bits of tables: convolutions, other layers (Han et al. 2016, section 5)
@@ -47,17 +47,22 @@ def pack_trained(
     on_stage: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Packed:
-    """As `pack_within`, of the network as it is and after every step of pruning, until steps give no file within the
-    budget. training: of each step."""
+    """As `pack_within`, of the network as it is and after every step of pruning, until steps and half steps give no
+    file within the budget. training: of each step."""
     sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
     sweep.look(model)
     pruner = _Pruner(model, task, training, exclude, checkpoint, on_step)
-    made, keep, failed = model, _FIRST, 0
-    while failed < _PATIENCE and keep >= _LEAST:
+    last, kept, fewer = model, 1.0, _FEWER
+    while fewer <= _FINEST and kept > _LEAST:
+        keep = _FIRST if last is model else kept * fewer
         on_stage(f"training with {100 * keep:.3g} % of the weights")
-        made = pruner.pruned(made, keep)
-        failed = 0 if sweep.look(made) else failed + 1
-        keep *= _FEWER
+        made = pruner.pruned(last, keep, kept)
+        if sweep.look(made):
+            last, kept = made, keep
+        elif last is model:
+            break
+        else:
+            fewer = fewer**0.5
     return sweep.written(coder)
 
 
@@ -69,15 +74,17 @@ class _Pruner:
     exclude: tuple[str, ...]
     checkpoint: Path | None
     on_step: Callable[[Progress], None] | None
+    steps: int = 0
 
-    def pruned(self, model: Model, keep: float) -> Model:
-        """A Model in which a share of the weights is left, trained; zeros of a step before stay."""
-        before = 0.0 if model is self.network else 1 - keep / _FEWER
+    def pruned(self, model: Model, keep: float, before: float = 1.0) -> Model:
+        """A Model in which a share of the weights is left, trained. before: the share that is left now; its zeros
+        stay."""
         patterns = _parameters_of(model, self.exclude)
-        hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=patterns, initial=before))
+        hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=patterns, initial=1 - before))
         chooses = distance_for(self.task, model) is DIVERGENCE
         task = mixing(self.task) if chooses and can_mix(model) else self.task
-        file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{keep:.3g}")
+        self.steps += 1
+        file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{self.steps}")
         return fit(
             model, task, self.training, teacher=self.network if chooses else None, distillation=_SOFT, hooks=[hook],
             checkpoint=file, on_step=self.on_step,

@@ -56,7 +56,7 @@ def test_training_makes_a_smaller_file_for_the_same_budget(made, folder):
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_where_it_was(made, folder, monkeypatch):
     files = sorted(folder.glob("run.*"))
-    assert files[-1].name == "run.0.3" and len(files) > 1
+    assert len(files) > 2 and files[0].name == "run.1"
     calls = []
     pl.pack(
         wide(), folder / "again.plt", digits(), budget=BUDGET, finetune=FIT, checkpoint=folder / "run",
@@ -71,7 +71,7 @@ def test_layers_that_are_excluded_keep_every_weight():
     model = pruner.pruned(wide(), 0.3)
     assert zeros(model, "head.weight") == 0
     assert zeros(model, "first.weight") > 0.5
-    again = pruner.pruned(model, 0.18)
+    again = pruner.pruned(model, 0.18, 0.3)
     kept = again.named_tensors()["first.weight"] != 0
     assert (model.named_tensors()["first.weight"][kept] != 0).all()  # what went does not come back
 
