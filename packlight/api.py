@@ -73,7 +73,7 @@ from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.search.tune import Tuned
 from packlight.search.tune import tune_placement as tune_with
-from packlight.sources import from_module, from_onnx
+from packlight.sources import from_module, from_onnx, from_pt2
 from packlight.targets import Artifact, own_environments
 from packlight.targets.manifest import manifest_path
 from packlight.task import Task
@@ -84,7 +84,7 @@ TaskLike = Task | str | os.PathLike[str]
 TargetLike = str | targets.Target
 
 _FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
-_NOT_YET = (".pt2", ".keras", ".h5", ".tflite", ".pb")
+_NOT_YET = (".keras", ".h5", ".tflite", ".pb")
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -96,15 +96,17 @@ def load(
     constants: Mapping[str, Any] | None = None,
     operators: Mapping[tuple[str, str], Callable[..., Any]] | None = None,
     name: str | None = None,
+    trust: bool = False,
 ) -> Model:
     """A trained network as a Model.
 
     source: an nn.Module (with example_inputs: a tensor, a tuple, or a dict of keyword arguments), a saved
-    `.plm` or `.plt` file, an `.onnx` file, or "module:factory", a function of yours that returns a module and its
-    example inputs.
+    `.plm` or `.plt` file, an `.onnx` file, a `.pt2` file of torch.export.save, or "module:factory", a function of yours
+    that returns a module and its example inputs.
     dynamic: input name → {axis: dimension name}; default: axis 0 of every input is "batch", and what an ONNX file says.
     constants: inputs of an ONNX file that the Model holds instead, by name. operators: (domain, operator) → a function
-    that translates an ONNX operator of yours (docs/sources.md).
+    that translates an ONNX operator of yours (docs/sources.md). trust: open a `.pt2` file with torch.export.load, which
+    runs code that the file holds; else nothing in it is run.
     """
     if isinstance(source, Model):
         return source
@@ -114,7 +116,7 @@ def load(
         return from_module(source, example_inputs, dynamic=dynamic, name=name)
     if not isinstance(source, str | os.PathLike):
         raise PacklightError(
-            f"a network is a torch module, a {SUFFIX}, {codec.SUFFIX} or .onnx file or {_FACTORY}; "
+            f"a network is a torch module, a {SUFFIX}, {codec.SUFFIX}, .onnx or .pt2 file or {_FACTORY}; "
             f"got {type(source).__name__}"
         )
     path = Path(source)
@@ -124,11 +126,13 @@ def load(
     _check_openable(path)
     if path.suffix.lower() == ".onnx":
         return from_onnx(path, example_inputs, dynamic=dynamic, constants=constants, operators=operators, name=name)
+    if path.suffix.lower() == ".pt2":
+        return from_pt2(path, trust=trust, dynamic=dynamic, name=name)
     return codec.load_packed(path) if path.suffix.lower() == codec.SUFFIX else Model.load(path)
 
 
 def _check_openable(path: Path) -> None:
-    kind, wanted = path.suffix.lower(), f"give a {SUFFIX}, {codec.SUFFIX} or .onnx file, or {_FACTORY}"
+    kind, wanted = path.suffix.lower(), f"give a {SUFFIX}, {codec.SUFFIX}, .onnx or .pt2 file, or {_FACTORY}"
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise PacklightError(f"{path} {what}; {wanted}")

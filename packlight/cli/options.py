@@ -9,7 +9,9 @@ import typer
 
 from packlight.errors import PacklightError
 
-ModelArgument = Annotated[str, typer.Argument(help="A .plm, .plt or .onnx file, or module:factory of your own code.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A .plm, .plt, .onnx or .pt2 file, or module:factory of your own code.")
+]
 TaskOption = Annotated[
     str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
 ]
