@@ -29,7 +29,7 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("load", "source example_inputs dynamic constants operators name trust"),
+        ("load", "source example_inputs dynamic constants operators name weights trust"),
         ("fold", "model"),
         ("renorm", "model task samples"),
         (

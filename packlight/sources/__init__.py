@@ -7,8 +7,22 @@ from typing import Any
 
 from packlight.model import Model
 from packlight.sources.torch_module import from_module
+from packlight.sources.weights import load_weights
 
-__all__ = ["from_module", "from_onnx", "from_pt2"]
+__all__ = ["from_hugging_face", "from_module", "from_onnx", "from_pt2", "load_weights"]
+
+
+def from_hugging_face(source: str | Path, *arguments: Any, **options: Any) -> Model | None:
+    """A Model of a folder of Hugging Face, or of an id in the local cache: see packlight.sources.hugging_face.load.
+    None where it is neither."""
+    from packlight.sources.hugging_face.folder import cached, is_folder
+
+    folder = Path(source) if is_folder(Path(source)) else cached(str(source))
+    if folder is None:
+        return None
+    from packlight.sources.hugging_face.load import from_folder
+
+    return from_folder(folder, *arguments, **options)
 
 
 def from_pt2(path: Path, *, trust: bool = False, **options: Any) -> Model:
