@@ -73,7 +73,7 @@ from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.search.tune import Tuned
 from packlight.search.tune import tune_placement as tune_with
-from packlight.sources import from_hugging_face, from_module, from_onnx, from_pt2, load_weights
+from packlight.sources import from_hugging_face, from_module, from_onnx, from_pt2, from_torchscript, load_weights
 from packlight.targets import Artifact, own_environments
 from packlight.targets.manifest import manifest_path
 from packlight.task import Task
@@ -85,6 +85,7 @@ TargetLike = str | targets.Target
 
 _FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
 _NOT_YET = (".keras", ".h5", ".tflite", ".pb")
+_SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -102,9 +103,9 @@ def load(
     """A trained network as a Model.
 
     source: an nn.Module (with example_inputs: a tensor, a tuple, or a dict of keyword arguments), a saved
-    `.plm` or `.plt` file, an `.onnx` file, a `.pt2` file of torch.export.save, or "module:factory", a function of yours
-    that returns a module and its example inputs, or a folder of Hugging Face (config.json and model.safetensors), or
-    its id where it is in the local cache.
+    `.plm` or `.plt` file, an `.onnx` file, a `.pt2` file of torch.export.save, TorchScript (with example_inputs),
+    "module:factory", a function of yours that returns a module and its example inputs, or a folder of Hugging Face
+    (config.json and model.safetensors), or its id where it is in the local cache.
     dynamic: input name → {axis: dimension name}; default: axis 0 of every input is "batch", and what an ONNX file says.
     constants: inputs of an ONNX file that the Model holds instead, by name. operators: (domain, operator) → a function
     that translates an ONNX operator of yours (docs/sources.md). weights: a .safetensors file or a state dict (.pt) for
@@ -134,6 +135,10 @@ def load(
         return load(module, example_inputs if example is None else example, dynamic=dynamic, name=name)
     if not path.is_file():
         found = from_hugging_face(path, example_inputs, dynamic=dynamic, name=name)
+        if found is not None:
+            return found
+    elif path.suffix.lower() in _SCRIPTS:
+        found = from_torchscript(path, example_inputs, dynamic=dynamic, name=name)
         if found is not None:
             return found
     _check_openable(path)

@@ -9,7 +9,7 @@ from packlight.model import Model
 from packlight.sources.torch_module import from_module
 from packlight.sources.weights import load_weights
 
-__all__ = ["from_hugging_face", "from_module", "from_onnx", "from_pt2", "load_weights"]
+__all__ = ["from_hugging_face", "from_module", "from_onnx", "from_pt2", "from_torchscript", "load_weights"]
 
 
 def from_hugging_face(source: str | Path, *arguments: Any, **options: Any) -> Model | None:
@@ -23,6 +23,14 @@ def from_hugging_face(source: str | Path, *arguments: Any, **options: Any) -> Mo
     from packlight.sources.hugging_face.load import from_folder
 
     return from_folder(folder, *arguments, **options)
+
+
+def from_torchscript(path: Path, example_inputs: Any = None, **options: Any) -> Model | None:
+    """A Model of a TorchScript archive: see packlight.sources.torchscript.load. None where it is none."""
+    from packlight.sources.torchscript.load import from_torchscript as read
+    from packlight.sources.torchscript.load import is_torchscript
+
+    return read(path, example_inputs, **options) if is_torchscript(path) else None
 
 
 def from_pt2(path: Path, *, trust: bool = False, **options: Any) -> Model:
