@@ -1,4 +1,4 @@
-"""`python -m benchmarks.onnx_nodes`: how many of onnx's node tests packlight and onnx2torch open as PyTorch networks."""
+"""`python -m benchmarks.onnx_nodes`: how many of onnx's node tests packlight and onnx2torch open as torch networks."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from types import FrameType
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from packlight.errors import PacklightError
 from packlight.model.operators import packet
@@ -72,6 +71,8 @@ def account_of_sizes(module: nn.Module, program: ExportedProgram, error: Packlig
 
 def _unbacked(value: object) -> bool:
     """Whether a value or its size is not known before the network runs."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
     return isinstance(value, torch.Tensor | torch.SymInt | torch.SymFloat) and bool(free_unbacked_symbols(value))
 
 
