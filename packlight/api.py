@@ -75,7 +75,7 @@ from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.search.tune import Tuned
 from packlight.search.tune import tune_placement as tune_with
-from packlight.sources import from_module, from_onnx
+from packlight.sources import from_hugging_face, from_module, from_onnx, from_pt2, from_torchscript, load_weights
 from packlight.targets import Artifact, own_environments
 from packlight.targets.manifest import manifest_path
 from packlight.task import Task
@@ -86,8 +86,9 @@ TaskLike = Task | str | os.PathLike[str]
 TargetLike = str | targets.Target
 
 _FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
-_NOT_YET = (".pt2", ".keras", ".h5", ".tflite", ".pb")
-_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
+_NOT_YET = (".keras", ".h5", ".tflite", ".pb")
+_SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
 def load(
@@ -98,16 +99,23 @@ def load(
     constants: Mapping[str, Any] | None = None,
     operators: Mapping[tuple[str, str], Callable[..., Any]] | None = None,
     name: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> Model:
     """A trained network as a Model.
 
     source: an nn.Module (with example_inputs: a tensor, a tuple, or a dict of keyword arguments), a saved
-    `.plm` or `.plt` file, an `.onnx` file, or "module:factory", a function of yours that returns a module and its
-    example inputs.
+    `.plm` or `.plt` file, an `.onnx` file, a `.pt2` file of torch.export.save, TorchScript (with example_inputs),
+    "module:factory", a function of yours that returns a module and its example inputs, or a folder of Hugging Face
+    (config.json and model.safetensors), or its id where it is in the local cache.
     dynamic: input name → {axis: dimension name}; default: axis 0 of every input is "batch", and what an ONNX file says.
     constants: inputs of an ONNX file that the Model holds instead, by name. operators: (domain, operator) → a function
-    that translates an ONNX operator of yours (docs/sources.md).
+    that translates an ONNX operator of yours (docs/sources.md). weights: a .safetensors file or a state dict (.pt) for
+    the factory's module, every tensor of it. trust: open a `.pt2` file with torch.export.load, which runs code that the
+    file holds; else nothing in it is run.
     """
+    if weights is not None and not (isinstance(source, str) and _is_factory(source)):
+        raise PacklightError(f"weights go with module:factory, which makes the network; got {str(source)[:80]}")
     if isinstance(source, Model):
         return source
     if isinstance(source, nn.Module):
@@ -116,28 +124,43 @@ def load(
         return from_module(source, example_inputs, dynamic=dynamic, name=name)
     if not isinstance(source, str | os.PathLike):
         raise PacklightError(
-            f"a network is a torch module, a {SUFFIX}, {codec.SUFFIX} or .onnx file or {_FACTORY}; "
+            f"a network is a torch module, a {SUFFIX}, {codec.SUFFIX}, .onnx or .pt2 file or {_FACTORY}; "
             f"got {type(source).__name__}"
         )
     path = Path(source)
     if not path.exists() and _is_factory(str(source)):
         module, example = _call_factory(str(source))
+        if weights is not None:
+            if not isinstance(module, nn.Module):
+                raise PacklightError(f"weights go into a torch module; {source} makes a {type(module).__name__}")
+            load_weights(module, Path(weights))
         return load(module, example_inputs if example is None else example, dynamic=dynamic, name=name)
+    if not path.is_file():
+        found = from_hugging_face(path, example_inputs, dynamic=dynamic, name=name)
+        if found is not None:
+            return found
+    elif path.suffix.lower() in _SCRIPTS:
+        found = from_torchscript(path, example_inputs, dynamic=dynamic, name=name)
+        if found is not None:
+            return found
     _check_openable(path)
     if path.suffix.lower() == ".onnx":
         return from_onnx(path, example_inputs, dynamic=dynamic, constants=constants, operators=operators, name=name)
+    if path.suffix.lower() == ".pt2":
+        return from_pt2(path, trust=trust, dynamic=dynamic, name=name)
     return codec.load_packed(path) if path.suffix.lower() == codec.SUFFIX else Model.load(path)
 
 
 def _check_openable(path: Path) -> None:
-    kind, wanted = path.suffix.lower(), f"give a {SUFFIX}, {codec.SUFFIX} or .onnx file, or {_FACTORY}"
+    kind, wanted = path.suffix.lower(), f"give a {SUFFIX}, {codec.SUFFIX}, .onnx or .pt2 file, or {_FACTORY}"
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise PacklightError(f"{path} {what}; {wanted}")
     if kind in _NOT_YET:
         raise PacklightError(f"{path}: {kind} networks cannot be opened yet; {wanted}")
     if kind in _WEIGHTS:
-        raise PacklightError(f"{path}: {kind} files hold weights, and code that is not run; give {_FACTORY}")
+        raise PacklightError(f"{path}: {kind} files hold weights, and code that is not run; give {_FACTORY}, "
+                             f"and weights={path.name!r}")  # fmt: skip
 
 
 def _is_factory(text: str) -> bool:
@@ -544,7 +567,9 @@ def export(
     name = re.sub(r"[^\w-]+", "_", model.name) or "model"
     with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
         file = Path(folder) / f"{name}{on.suffix}"
-        return targets.export(folded, file, on, form=form, dims=sizes, preprocessing=facts).save(path)
+        return targets.export(folded, file, on, form=form, dims=sizes, preprocessing=facts).save(
+            path, companions=model.files
+        )
 
 
 def pack(

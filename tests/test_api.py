@@ -29,7 +29,7 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("load", "source example_inputs dynamic constants operators name"),
+        ("load", "source example_inputs dynamic constants operators name weights trust"),
         ("fold", "model"),
         ("renorm", "model task samples"),
         (
@@ -99,8 +99,8 @@ def test_a_network_is_loaded_from_a_module_a_file_or_a_factory(tmp_path, monkeyp
     ("source", "said"),
     [
         (nn.Linear(3, 2), "a torch module needs example_inputs"),
-        (7, "a network is a torch module, a .plm, .plt or .onnx file or module:factory.*got int"),
-        ("resnet", "resnet does not exist; give a .plm, .plt or .onnx file, or module:factory"),
+        (7, "a network is a torch module, a .plm, .plt, .onnx or .pt2 file or module:factory.*got int"),
+        ("resnet", "resnet does not exist; give a .plm, .plt, .onnx or .pt2 file, or module:factory"),
         ("gone.onnx", "gone.onnx does not exist"),
     ],
     ids=["no example", "no network", "a mere name", "missing"],
@@ -110,7 +110,7 @@ def test_what_is_no_network_is_a_clear_error(source, said):
         pl.load(source)
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".PT2", ".keras", ".h5", ".tflite"])
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ".tflite"])
 def test_formats_that_come_later_are_told_apart_from_nonsense(tmp_path, suffix):
     (tmp_path / f"net{suffix}").write_bytes(b"bytes")
     with pytest.raises(PacklightError, match=f"{suffix.lower()} networks cannot be opened yet"):

@@ -138,8 +138,8 @@ def compress(**changes: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (compress(model="gone.plm"), "gone.plm does not exist; give a .plm, .plt or .onnx file, or module:factory"),
-        (compress(model="."), r"\. is a folder; give a .plm, .plt or .onnx file"),
+        (compress(model="gone.plm"), "gone.plm does not exist; give a .plm, .plt, .onnx or .pt2 file, or mod"),
+        (compress(model="."), r"\. is a folder; give a .plm, .plt, .onnx or .pt2 file"),
         (compress(model="cut.plm"), "cut.plm is no packlight model or is damaged"),
         (compress(model="short.plm"), "short.plm is no packlight model or is damaged"),
         (compress(model="net.onnx"), "net.onnx is not a sound ONNX file"),

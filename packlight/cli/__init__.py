@@ -45,6 +45,7 @@ from packlight.cli.options import (
     TargetOption,
     TargetsOption,
     TaskOption,
+    WeightsOption,
     dimension_and_size,
 )
 from packlight.errors import ChildFailure, PacklightError
@@ -110,13 +111,14 @@ def inspect(
     prunable: Annotated[
         bool, typer.Option("--prunable", help="What `prune` can cut, and what is never cut and why, instead.")
     ] = False,
+    weights: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Layers, parameters, MACs, bytes and peak activation memory of a network."""
     from dataclasses import asdict
 
     with progress.stages(as_json):
-        network = pl.load(model)
+        network = pl.load(model, weights=weights)
         groups = pl.prunable(network) if prunable else None
         counted = pl.statistics(network, batch)
     if groups is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from packlight.cli import outputs, progress, show
-from packlight.cli.options import JsonOption, ModelArgument, TargetOption, dimension_and_size
+from packlight.cli.options import JsonOption, ModelArgument, TargetOption, WeightsOption, dimension_and_size
 
 
 def convert(
@@ -19,6 +19,7 @@ def convert(
     dim: Annotated[
         list[str] | None, typer.Option(help="NAME=SIZE of a dynamic dimension, where the runtime fixes sizes.")
     ] = None,
+    weights: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a network in another format, not compressed, and make sure that it gives the same outputs there."""
@@ -28,12 +29,14 @@ def convert(
     if out.suffix == ".plm":
         outputs.check_file(out)
         with progress.stages(as_json):
-            made = load(model)
+            made = load(model, weights=weights)
             made.save(out)
         outputs.wrote(out, made, as_json)
         return
     with progress.stages(as_json):
-        artifact = converted(model, out, target=target, form=form, dims=dict(dimension_and_size(d) for d in dim or ()))
+        network = load(model, weights=weights) if weights else model
+        sizes = dict(dimension_and_size(d) for d in dim or ())
+        artifact = converted(network, out, target=target, form=form, dims=sizes)
     if as_json:
         show.as_json({"wrote": str(artifact.path), **artifact.manifest})
     else:

@@ -9,7 +9,12 @@ import typer
 
 from packlight.errors import PacklightError
 
-ModelArgument = Annotated[str, typer.Argument(help="A .plm, .plt or .onnx file, or module:factory of your own code.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A .plm, .plt, .onnx or .pt2 file, a folder of Hugging Face, or module:factory.")
+]
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", help="Of module:factory: a .safetensors file, or a state dict in a .pt file.")
+]
 TaskOption = Annotated[
     str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
 ]

@@ -21,6 +21,8 @@ from torch.fx import Graph, GraphModule
 from packlight.errors import PacklightError
 from packlight.files import replace_file
 from packlight.model.codebooks import check_lookups
+from packlight.model.companions import read as read_files
+from packlight.model.companions import written
 from packlight.model.finite import check_finite
 from packlight.model.graph_json import DTYPES, read_graph, read_text, write_graph
 from packlight.model.lineage import Step
@@ -61,6 +63,8 @@ def describe(model: Model) -> tuple[str, dict[str, Tensor]]:
         "parameters": {n: p.requires_grad for n, p in model.named_parameters()},
         "nodes": write_graph(model.copy(share_tensors=True).eval().nodes),
     }
+    if model.files:
+        document["files"] = written(model.files)
     return json.dumps(document, separators=(",", ":")), model.named_tensors()
 
 
@@ -139,6 +143,7 @@ def _read(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
         [read_text(n) for n in document["notes"]],
         {read_text(k): (_size(low), _size(high)) for k, (low, high) in document["limits"].items()},
     )  # fmt: skip
+    model.files = read_files(document.get("files", {}))
     graph.lint()
     _check_values(model)
     check_lookups(model)

@@ -36,6 +36,7 @@ class Model:
     inputs, outputs: a TensorSpec each. dims: a usable size for every named dynamic dimension.
     limits: dimension name → (lowest, highest) size for which the graph is the network; 1 and up where not given.
     notes: what was lost or changed on the way in, in plain words.
+    files: name → content of what belongs to the network beside its graph (see packlight.model.companions).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Model:
         self.lineage = tuple(lineage)
         self.notes = tuple(notes)
         self.limits = dict(limits or {})
+        self.files: dict[str, bytes] = {}
         self.training = False
 
     @property
@@ -239,6 +241,7 @@ class Model:
             theirs.meta = dict(mine.meta)
             if "modes" in mine.meta:
                 theirs.meta["modes"] = dict(mine.meta["modes"])
+        twin.files = dict(self.files)
         twin.training = self.training
         return twin
 

@@ -32,7 +32,7 @@ def propagate(model: Model, **dims: int) -> Model:
         inputs = [torch.empty(s.sizes(sizes), dtype=getattr(torch, s.dtype)) for s in model.inputs]
     try:
         with silenced(), torch.no_grad():
-            _Shapes(model.graph_module, mode).propagate_dont_convert_inputs(*inputs)
+            Shapes(model.graph_module, mode).propagate_dont_convert_inputs(*inputs)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, ArithmeticError) as error:
         if isinstance(error, DynamicOutputShapeException | DataDependentOutputException):
             raise PacklightError(
@@ -50,7 +50,9 @@ def with_shapes(model: Model) -> Model:
     return model if all("val" in n.meta for n in model.nodes if n.op != "output") else propagate(model)
 
 
-class _Shapes(FakeTensorProp):
+class Shapes(FakeTensorProp):
+    """Writes `meta["val"]`, a fake tensor, on every node of a graph module, in place."""
+
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in RULES:
             return RULES[target](*args, **kwargs)

@@ -49,7 +49,7 @@ class Form:
     def save(self, folder: str | Path) -> Artifact:
         """Copy the file and its manifest, the measured numbers included, into a folder."""
         numbers = {k: m.as_json() for k, m in self.measurements.items()}
-        return self.artifact.save(folder, {"measurements": numbers, "measured_on": self.split})
+        return self.artifact.save(folder, {"measurements": numbers, "measured_on": self.split}, self.model.files)
 
     def as_json(self) -> dict[str, Any]:
         """The form as a ledger has it."""

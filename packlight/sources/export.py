@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +14,10 @@ from torch._C import DispatchKey
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from packlight.errors import PacklightError
 from packlight.model.shapes import RULES
 from packlight.model.silence import silenced
+from packlight.sources.account import account
 from packlight.sources.example import Example
-
-_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 def export(module: nn.Module, example: Example) -> ExportedProgram:
@@ -33,13 +30,13 @@ def export(module: nn.Module, example: Example) -> ExportedProgram:
         return _export(module, example, gradients=True)
     except RuntimeError as error:
         if "is a view and" not in str(error) and "a leaf Variable that requires grad" not in str(error):
-            raise _failure(module, error) from error
+            raise account(module, error) from error
     except Exception as error:  # the user's own forward runs in there: anything can be raised
-        raise _failure(module, error) from error
+        raise account(module, error) from error
     try:
         return _export(module, example, gradients=False)
     except Exception as error:  # as above
-        raise _failure(module, error) from error
+        raise account(module, error) from error
 
 
 def _export(module: nn.Module, example: Example, *, gradients: bool) -> ExportedProgram:
@@ -73,15 +70,3 @@ def _quick_shapes() -> Iterator[None]:
 def _by_argument(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
     """Argument name → dynamic axes, in the nesting that torch.export wants: *args is one entry."""
     return dict(inspect.signature(module.forward).bind(*positional, **named).arguments)
-
-
-def _failure(module: nn.Module, error: Exception) -> PacklightError:
-    """The error's first line and the innermost line of user code it came from."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    frame, place = error.__traceback__, ""
-    while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if not file.startswith(("<", *_NOT_THE_USERS)):
-            place = f" (at {file}:{frame.tb_lineno})"
-        frame = frame.tb_next
-    return PacklightError(f"{type(module).__name__} cannot be exported: {first[:300]}{place}")

@@ -24,8 +24,11 @@ def flatten(program: ExportedProgram) -> tuple[GraphModule, list[str]]:
 
     Parameters and buffers keep their names; one held under several names is kept once, under the first.
     """
-    exported = program.graph_module.graph
-    tensors = _tensors(program)
+    return flatten_graph(program.graph_module.graph, _tensors(program))
+
+
+def flatten_graph(exported: Graph, tensors: Mapping[Node, tuple[str, Tensor]]) -> tuple[GraphModule, list[str]]:
+    """The same of a graph alone. tensors: its placeholders that stand for tensors, with the name and value of each."""
     _merge_tied(exported, tensors)
     prepare(exported)
     root, graph = nn.Module(), Graph()

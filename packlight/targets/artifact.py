@@ -19,6 +19,7 @@ from packlight.targets.manifest import FOLDER_MANIFEST, Facts, as_text, check_ar
 
 OPEN_LIMIT_S = 120.0
 RUN_LIMIT_S = 600.0
+Companions = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,14 @@ class Artifact:
         artifact.verify()
         return artifact
 
-    def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> Artifact:
+    def save(
+        self,
+        folder: str | Path,
+        extra: Mapping[str, Any] | None = None,
+        companions: Companions | None = None,
+    ) -> Artifact:
         """Copy the files into a folder, with `manifest.json` and the smallest programs that run them beside them;
-        `extra` adds manifest entries."""
+        `extra` adds manifest entries, `companions` what belongs to the network, such as its tokenizer's files."""
         self.verify()
         folder = Path(folder)
         make_folder(folder)
@@ -77,6 +83,7 @@ class Artifact:
         text = as_text(manifest).encode()
         copies = [(folder / n, partial(shutil.copyfile, self.path.parent / n)) for n in self.manifest["files"]]
         texts = {FOLDER_MANIFEST: text, **{n: t.encode() for n, t in programs(self.target.examples, manifest).items()}}
+        texts = {**(companions or {}), **texts}
         written = [(folder / n, partial(_fill, t)) for n, t in texts.items() if n not in self.manifest["files"]]
         replace_together([*written, *copies])
         return Artifact(folder / self.path.name, self.target, manifest)

@@ -1,0 +1,1 @@
+"""PyTorch's `.pt2` archives → Model, without running anything that they hold."""

@@ -1,0 +1,1 @@
+"""TorchScript archives → Model: their graph is followed operator by operator, in a process of its own."""
