@@ -26,7 +26,7 @@ def form(
         "cold_start_ms": Measurement.exact(100.0, "ms"),
     }
     artifact: Any = SimpleNamespace(path=Path(f"{name}.onnx"), manifest={"versions": {"onnxruntime": "1"}})
-    model: Any = SimpleNamespace(notes=())
+    model: Any = SimpleNamespace(notes=(), files={})
     return Form(name, "load → export", model, artifact, measured, split, refused)
 
 
