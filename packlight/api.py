@@ -75,7 +75,15 @@ from packlight.search.transfer import TransferResult
 from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.search.tune import Tuned
 from packlight.search.tune import tune_placement as tune_with
-from packlight.sources import from_hugging_face, from_module, from_onnx, from_pt2, from_torchscript, load_weights
+from packlight.sources import (
+    from_hugging_face,
+    from_keras,
+    from_module,
+    from_onnx,
+    from_pt2,
+    from_torchscript,
+    load_weights,
+)
 from packlight.targets import Artifact, own_environments
 from packlight.targets.manifest import manifest_path
 from packlight.task import Task
@@ -86,7 +94,8 @@ TaskLike = Task | str | os.PathLike[str]
 TargetLike = str | targets.Target
 
 _FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
-_NOT_YET = (".keras", ".h5", ".tflite", ".pb")
+_NOT_YET = (".tflite", ".pb")
+_KERAS = (".keras", ".h5", ".hdf5")
 _SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -105,7 +114,8 @@ def load(
     """A trained network as a Model.
 
     source: an nn.Module (with example_inputs: a tensor, a tuple, or a dict of keyword arguments), a saved
-    `.plm` or `.plt` file, an `.onnx` file, a `.pt2` file of torch.export.save, TorchScript (with example_inputs),
+    `.plm` or `.plt` file, an `.onnx` file, a `.pt2` file of torch.export.save, a Keras file
+    (`.keras`, whole-model `.h5`; example_inputs where it leaves sizes open), TorchScript (with example_inputs),
     "module:factory", a function of yours that returns a module and its example inputs, or a folder of Hugging Face
     (config.json and model.safetensors), or its id where it is in the local cache.
     dynamic: input name → {axis: dimension name}; default: axis 0 of every input is "batch", and what an ONNX file says.
@@ -146,6 +156,8 @@ def load(
     _check_openable(path)
     if path.suffix.lower() == ".onnx":
         return from_onnx(path, example_inputs, dynamic=dynamic, constants=constants, operators=operators, name=name)
+    if path.suffix.lower() in _KERAS:
+        return from_keras(path, example_inputs, dynamic=dynamic, name=name)
     if path.suffix.lower() == ".pt2":
         return from_pt2(path, trust=trust, dynamic=dynamic, name=name)
     return codec.load_packed(path) if path.suffix.lower() == codec.SUFFIX else Model.load(path)

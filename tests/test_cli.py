@@ -143,7 +143,7 @@ def compress(**changes: str) -> tuple[str, ...]:
         (compress(model="cut.plm"), "cut.plm is no packlight model or is damaged"),
         (compress(model="short.plm"), "short.plm is no packlight model or is damaged"),
         (compress(model="net.onnx"), "net.onnx is not a sound ONNX file"),
-        (compress(model="net.keras"), ".keras networks cannot be opened yet"),
+        (compress(model="net.keras"), "net.keras is not a Keras 3 file, or damaged"),
         (compress(model="net.pt"), ".pt files hold weights.*give module:factory"),
         (compress(model="usercode:raises"), "usercode:raises failed: RuntimeError: no such checkpoint"),
         (compress(model="usercode:exits"), "usercode:exits failed: SystemExit"),

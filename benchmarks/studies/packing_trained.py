@@ -26,7 +26,6 @@ from packlight.task import Task
 
 NETWORKS = {
     "lenet300": ("benchmarks/networks/lenet300.plm", pl.Fit(epochs=12, learning_rate=0.1, weight_decay=0.0)),
-    "lenet5": ("benchmarks/networks/lenet5.plm", pl.Fit(epochs=4, learning_rate=0.05, weight_decay=0.0)),
 }
 BUDGETS = 0.5, 0.1  # points
 SHARES, BITS = (0.1, 0.05), (5, 4)

@@ -9,7 +9,9 @@ from packlight.model import Model
 from packlight.sources.torch_module import from_module
 from packlight.sources.weights import load_weights
 
-__all__ = ["from_hugging_face", "from_module", "from_onnx", "from_pt2", "from_torchscript", "load_weights"]
+__all__ = [
+    "from_hugging_face", "from_keras", "from_module", "from_onnx", "from_pt2", "from_torchscript", "load_weights",
+]  # fmt: skip
 
 
 def from_hugging_face(source: str | Path, *arguments: Any, **options: Any) -> Model | None:
@@ -23,6 +25,13 @@ def from_hugging_face(source: str | Path, *arguments: Any, **options: Any) -> Mo
     from packlight.sources.hugging_face.load import from_folder
 
     return from_folder(folder, *arguments, **options)
+
+
+def from_keras(path: Path, example_inputs: Any = None, **options: Any) -> Model:
+    """A Model of a Keras file: see packlight.sources.keras.load."""
+    from packlight.sources.keras.load import from_keras as read
+
+    return read(path, example_inputs, **options)
 
 
 def from_torchscript(path: Path, example_inputs: Any = None, **options: Any) -> Model | None:

@@ -61,8 +61,10 @@ def from_module(
     example = example.fixed(unlike)
     notes += [
         *changes,
-        *(f"{n!r}, which the network fills when it is called, is as in its first call: a Model keeps no state"
-          for n in sorted(grown)),
+        *(
+            f"{n!r}, which the network fills when it is called, is as in its first call: a Model keeps no state"
+            for n in sorted(grown)
+        ),
         *(f"dimension {d!r} is fixed: at other sizes the network does something else" for d in sorted(unlike)),
     ]
     model = Model(

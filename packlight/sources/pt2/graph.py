@@ -67,9 +67,7 @@ class Reader:
         node.meta = {"nn_module_stack": _stack(written.get("metadata", {})), "no_grad": no_grad}
         self._results(node, written["outputs"], values)
 
-    def _region(
-        self, name: str, written: Mapping[str, Any], values: dict[str, Any], no_grad: bool, depth: int
-    ) -> None:
+    def _region(self, name: str, written: Mapping[str, Any], values: dict[str, Any], no_grad: bool, depth: int) -> None:
         """The operators of a `no_grad` or `autocast` region, in place of it (as packlight.sources.regions does)."""
         given = [i["arg"] for i in written["inputs"]]
         first = _REGIONS[name]

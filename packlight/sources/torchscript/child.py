@@ -26,21 +26,10 @@ def main(folder: Path) -> None:
     from_module(Script(script), example, dynamic=dynamic, name=call["name"]).save(folder / "made.plm")
 
 
-def _limit_memory() -> None:
-    """At most nine tenths of what is free now."""
-    import contextlib
-
-    import psutil
-
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        most = psutil.Process().memory_info().rss + int(psutil.virtual_memory().available * 0.9)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-
-
 if __name__ == "__main__":
-    _limit_memory()
+    from packlight.sources.apart import limit_memory
+
+    limit_memory()
     try:
         main(Path(sys.argv[1]))
     except Exception as error:  # noqa: BLE001  (whatever torch says is the parent's to tell)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -13,11 +10,11 @@ from typing import Any
 
 import torch
 
-from packlight.errors import ChildFailure, PacklightError
+from packlight.errors import PacklightError
 from packlight.model.model import Model
+from packlight.sources.apart import read_apart
 from packlight.sources.example import DynamicDims
 
-_LIMIT_S = 300
 _MOST_PACKED = 16  # torch deflates the code in an archive, hardly ever that well
 
 
@@ -49,22 +46,5 @@ def from_torchscript(path: Path, example: Any, *, dynamic: DynamicDims | None = 
         call = {"path": str(path.resolve()), "name": title, "dynamic": dynamic}
         (place / "call.json").write_text(json.dumps(call))
         torch.save(example, place / "example.pt")
-        _run(path, place)
+        read_apart(path, "packlight.sources.torchscript.child", place)
         return Model.load(place / "made.plm")
-
-
-def _run(path: Path, folder: Path) -> None:
-    where = os.pathsep.join(p for p in sys.path if p)
-    command = [sys.executable, "-P", "-m", "packlight.sources.torchscript.child", str(folder)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_LIMIT_S, check=False,
-            env={**os.environ, "PYTHONPATH": where},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise ChildFailure(f"{path}: reading it took more than {_LIMIT_S} s") from error
-    if done.returncode < 0:
-        raise ChildFailure(f"{path}: torch crashed on it (signal {-done.returncode})", done.stderr)
-    if done.returncode:
-        said = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
-        raise PacklightError(f"{path} is refused: {said[:400]}")
