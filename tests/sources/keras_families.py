@@ -31,7 +31,10 @@ def loaded(name: str, folder: Path) -> pl.Model:
     """The family's network as a Model; packlight itself compares the outputs."""
     path = folder / f"{name}.keras"
     environment = {**os.environ, "KERAS_BACKEND": "torch", "KERAS_HOME": str(folder)}
-    subprocess.run([sys.executable, "-c", _WRITE, name, str(FAMILIES[name]), path], check=True, env=environment)
+    command = [sys.executable, "-c", _WRITE, name, str(FAMILIES[name]), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PacklightError(f"Keras cannot make it: {done.stderr.strip().splitlines()[-1]}")
     return pl.load(path)
 
 
