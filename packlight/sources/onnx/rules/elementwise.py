@@ -18,6 +18,11 @@ def unary(target: Any) -> Rule:
     return lambda op, x: op.call(target, x)
 
 
+_WITH_NUMBERS = {  # comparisons have operators of their own for numbers
+    packet.Tensor: packet.Scalar for packet in (aten.eq, aten.lt, aten.le, aten.gt, aten.ge)
+}
+
+
 def binary(target: Any) -> Rule:
     return lambda op, a, b: apply(op, target, a, b)
 
@@ -27,7 +32,10 @@ def apply(op: Op, target: Any, a: Operand, b: Operand) -> Any:
     if a.dtype in _WIDE:
         made = op.call(target, op.cast(a, torch.int64), op.cast(b, torch.int64))
         return made if made.dtype == torch.bool else op.cast(made, a.dtype)
-    return op.call(target, a, plain(a, b))
+    other = plain(a, b)
+    if other is not b and target in _WITH_NUMBERS:
+        target = _WITH_NUMBERS[target]
+    return op.call(target, a, other)
 
 
 def plain(a: Operand, b: Operand) -> Any:
