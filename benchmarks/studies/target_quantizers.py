@@ -9,6 +9,7 @@ better; latency and bytes are ours of theirs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from benchmarks.job import make_job
 from benchmarks.ledger import Finding, finding
 from benchmarks.process import WorkerFailure
 from benchmarks.runner import FormRunner
+from benchmarks.study import part
 from packlight.errors import PacklightError
 from packlight.files import sha256
 from packlight.measure import Measurement
@@ -40,26 +42,30 @@ LIMIT_S = 1200.0
 
 def study(folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    here = {t.name for t in installed()}
     for name in NETWORKS:
-        case = next(c for c in CASES if c.name == name)
-        try:
-            model, task = case.load(quick=False)
-        except Absent as error:
-            yield finding(name, "skipped", reason=str(error))
+        yield from part(folder, name, partial(_of_network, name, folder))
+
+
+def _of_network(name: str, folder: Path) -> Iterator[Finding]:
+    here = {t.name for t in installed()}
+    case = next(c for c in CASES if c.name == name)
+    try:
+        model, task = case.load(quick=False)
+    except Absent as error:
+        yield finding(name, "skipped", reason=str(error))
+        return
+    job = SCRATCH / "jobs" / f"target_quantizers-{name}"
+    make_job(job, case, model, task, quick=False)
+    for target, (peer, form_name) in RIVALS.items():
+        cell = f"{name}, {target}"
+        if target not in here:
+            yield finding(cell, "skipped", reason="the runtime is not installed")
             continue
-        job = SCRATCH / "jobs" / f"target_quantizers-{name}"
-        make_job(job, case, model, task, quick=False)
-        for target, (peer, form_name) in RIVALS.items():
-            cell = f"{name}, {target}"
-            if target not in here:
-                yield finding(cell, "skipped", reason="the runtime is not installed")
-                continue
-            try:
-                ours = pl.export(pl.quantize(model, task, target=target), folder / f"{name}-{target}", target=target)
-                yield from _compared(cell, ours, _theirs(peer, form_name, job, ours), task)
-            except (PacklightError, WorkerFailure) as error:
-                yield finding(cell, "skipped", reason=" ".join(str(error).split())[:300])
+        try:
+            ours = pl.export(pl.quantize(model, task, target=target), folder / f"{name}-{target}", target=target)
+            yield from _compared(cell, ours, _theirs(peer, form_name, job, ours), task)
+        except (PacklightError, WorkerFailure) as error:
+            yield finding(cell, "skipped", reason=" ".join(str(error).split())[:300])
 
 
 def _theirs(peer: str, form_name: str, job: Path, like: Artifact) -> Artifact:
