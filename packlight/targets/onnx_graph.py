@@ -23,6 +23,7 @@ _LARGEST_BIAS = 2**30  # leaves the int32 accumulator as much again for the prod
 def finish(model: ir.Model, *, float16: bool) -> None:
     """All steps, then everything stripped that no runtime needs."""
     from packlight.targets.onnx_blocks import multiply_blocks, widen_blocks
+    from packlight.targets.onnx_clamps import clamp_integers, separate_activations
     from packlight.targets.onnx_codebooks import pack_indices
     from packlight.targets.onnx_dynamic import multiply_integers
     from packlight.targets.onnx_storage import pick_then_widen, widen_at_opening
@@ -37,6 +38,7 @@ def finish(model: ir.Model, *, float16: bool) -> None:
     widen_at_opening(model)
     quantize_biases(model)
     separate_activations(model)
+    clamp_integers(model)
     drop_defaults(model)
     if float16:
         store_float16(model)
@@ -98,7 +100,7 @@ def quantize_biases(model: ir.Model) -> None:
         if node.op_type not in ("Conv", "Gemm") or len(node.inputs) < 3 or node.inputs[2] is None:
             continue
         bias = node.inputs[2]
-        if not _reads_quantized(node) or bias.const_value is None or len(bias.const_value.shape) != 1:
+        if not reads_quantized(node) or bias.const_value is None or len(bias.const_value.shape) != 1:
             continue
         data, weight = (value.producer() for value in node.inputs[:2])  # type: ignore[union-attr]
         assert data is not None and weight is not None
@@ -149,36 +151,6 @@ def _make_room(model: ir.Model, node: ir.Node, weight: ir.Node, bias: Any, input
     copy.outputs[0].name = f"{inputs[0].name}_dequantized"  # type: ignore[union-attr]
     model.graph.insert_before(node, copy)
     node.replace_input_with(1, copy.outputs[0])
-
-
-def separate_activations(model: ir.Model) -> None:
-    """Relu and Clip on the float result of a quantized Gemm or MatMul → Max and Min.
-
-    The runtime takes Relu and Clip for a part of the quantized kernel, whose range they would be, and when what
-    follows is not quantized it gives up the kernel: then it computes in float, 4 to 20 times slower.
-    """
-    for node in list(model.graph):
-        source = node.inputs[0].producer() if node.op_type in ("Relu", "Clip") and node.inputs[0] is not None else None
-        if source is None or source.op_type not in ("Gemm", "MatMul") or not _reads_quantized(source):
-            continue
-        result = node.outputs[0]
-        if [use.node.op_type for use in result.uses()] == ["QuantizeLinear"] and not result.is_graph_output():
-            continue
-        if node.op_type == "Relu":
-            bounds = [("Max", initializer(model, f"{node.name}.low", np.zeros((), np.float32)))]
-        else:
-            bounds = [(op, v) for op, v in zip(("Max", "Min"), node.inputs[1:], strict=False) if v is not None]
-        value = node.inputs[0]
-        for op, bound in bounds:
-            made = ir.node(op, [value, bound], name=node.name)
-            value = made.outputs[0]
-            value.name = f"{result.name}.{op.lower()}"
-            model.graph.insert_before(node, made)
-        if value is None or value is node.inputs[0]:
-            continue
-        value.name, value.shape, value.type = result.name, result.shape, result.type
-        result.replace_all_uses_with(value, replace_graph_outputs=True)
-        model.graph.remove(node, safe=True)
 
 
 def drop_defaults(model: ir.Model) -> None:
@@ -232,7 +204,8 @@ def _constant(value: ir.Value | None) -> Any:
     return value.const_value.numpy()
 
 
-def _reads_quantized(node: ir.Node) -> bool:
+def reads_quantized(node: ir.Node) -> bool:
+    """Whether its first two inputs (or its only one) come from DequantizeLinear."""
     sources = [value.producer() if value is not None else None for value in node.inputs[:2]]
     return all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
 
@@ -247,7 +220,7 @@ def initializer(model: ir.Model, name: str, content: Any) -> ir.Value:
     while free in model.graph.initializers:
         i += 1
         free = f"{name}_{i}"
-    value = ir.Value(name=free, const_value=ir.tensor(np.ascontiguousarray(content), name=free))
+    value = ir.Value(name=free, const_value=ir.tensor(np.asarray(content, order="C"), name=free))
     value.shape, value.type = ir.Shape(content.shape), ir.TensorType(value.const_value.dtype)  # type: ignore[union-attr]
     model.graph.register_initializer(value)
     return value

@@ -6,9 +6,8 @@ import pytest
 pytest.importorskip("onnxruntime", reason="pip install 'packlight[onnxruntime]'")
 
 import onnx_ir as ir
-from onnx_builder import Builder, kernels, operators, run
+from onnx_builder import Builder, operators, run
 
-from packlight.targets.onnx_convert import unique_names
 from packlight.targets.onnx_graph import (
     coarser,
     drop_defaults,
@@ -16,7 +15,6 @@ from packlight.targets.onnx_graph import (
     pool_globally,
     quantize_biases,
     rounded_bias,
-    separate_activations,
     store_float16,
     strip,
     transpose_constants,
@@ -179,61 +177,6 @@ def test_the_bias_of_a_float_operator_stays_float(quantized):
     model = b.model()
     quantize_biases(model)
     assert "b" in [v.name for v in model.graph[-1].inputs]
-
-
-ACTIVATIONS = {
-    "relu": ("Relu", ()), "clip": ("Clip", (0.0, 6.0)), "clip_low": ("Clip", (-1.0, None)),
-    "clip_high": ("Clip", (None, 2.0)),
-}  # fmt: skip
-
-
-def activated(product, activation, quantized_after=False, quantized_before=True):
-    """An activation on a product of quantized values, whose result is read in float or quantized."""
-    b = Builder(("batch", 2))
-    data = b.quantized(b.x, 0.5, 128) if quantized_before else b.x
-    y = b.node(product, [data, b.weight([[1, -2], [3, 4]], (0.5, 1.0), 1)])
-    op, bounds = ACTIVATIONS[activation]
-    limits = [None if v is None else b.constant(f"bound{i}", np.float32(v)) for i, v in enumerate(bounds)]
-    y = b.node(op, [y, *limits], name="act")
-    if quantized_after:
-        b.quantized(y, 0.5)
-    else:
-        b.node("LayerNormalization", [y, b.constant("gain", np.ones(2, np.float32))])
-    b.nodes[-1].outputs[0].shape = ir.Shape(("batch", 2))
-    return b.model()
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("product", ["Gemm", "MatMul"])
-def test_an_activation_that_stays_float_does_not_keep_its_product_from_int8(product, activation):
-    model = activated(product, activation)
-    x = np.random.default_rng(0).normal(0, 5, (50, 2)).astype(np.float32)
-    before = run(model, x)
-    assert not kernels(model) & {"QGemm", "MatMulIntegerToFloat"}  # else this step has lost its reason
-    separate_activations(model)
-    unique_names(model)
-    np.testing.assert_array_equal(run(model, x), before)
-    assert kernels(model) & {"QGemm", "MatMulIntegerToFloat"}
-    assert next(n.name for n in model.graph if n.op_type in ("Max", "Min")) == "act"
-
-
-@pytest.mark.parametrize(("before", "after"), [(True, True), (False, False)], ids=["quantized", "float"])
-def test_other_activations_stay(before, after):
-    model = activated("Gemm", "relu", quantized_before=before, quantized_after=after)
-    separate_activations(model)
-    assert "Relu" in operators(model)
-
-
-def test_an_activation_read_quantized_and_in_float_is_separated_too():
-    model = activated("Gemm", "relu", quantized_after=True)
-    relu = next(n for n in model.graph if n.op_type == "Relu")
-    other = ir.node("Add", [relu.outputs[0], model.graph.outputs[0]])
-    other.outputs[0].name, other.outputs[0].shape = "z", ir.Shape(("batch", 2))
-    other.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    model.graph.append(other)
-    model.graph.outputs[0] = other.outputs[0]
-    separate_activations(model)
-    assert "QGemm" in kernels(model)
 
 
 def test_single_scales_lose_their_axis_and_others_keep_it():

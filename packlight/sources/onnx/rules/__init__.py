@@ -33,5 +33,7 @@ _MOVES = """Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Gather Expan
 TABLE: dict[tuple[str, str], Rule] = {
     **{("", kind): rule for kind, rule in _STANDARD.items()},
     **{("", kind): quantized.on_grid(_STANDARD[kind]) for kind in _MOVES},
+    ("", "Max"): quantized.clamp_on_grid(_STANDARD["Max"], below=True),
+    ("", "Min"): quantized.clamp_on_grid(_STANDARD["Min"], below=False),
     **{(MICROSOFT, kind): rule for kind, rule in contrib.RULES.items()},
 }

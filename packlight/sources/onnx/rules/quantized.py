@@ -233,4 +233,26 @@ def on_grid(rule: Rule) -> Rule:
     return made
 
 
+def clamp_on_grid(rule: Rule, below: bool) -> Rule:
+    """The rule of Max (below) or Min, on what was quantized and one integer: a clamp before that quantize, which gives
+    the same integers and lets gradients through."""
+
+    def made(op: Op, x: Any = None, *others: Any) -> Any:
+        bound = others[0] if len(others) == 1 and isinstance(others[0], Constant) else None
+        known = isinstance(x, Value) and x.node.target is ops.quantize_per_tensor.default
+        if not known or bound is None or not single(bound) or not isinstance(x.node.args[1], float):
+            return rule(op, x, *others)
+        data, scale, zero = x.node.args[:3]
+        end = (int(bound.tensor) - zero) * scale
+        low, high = (end, None) if below else (None, end)
+        if not below and data.target is aten.relu.default:
+            data, low = data.args[0], 0.0
+        real = Value(data, tuple(m.float() for m in x.metas))
+        plain = below and end == 0
+        clamped = op.call(aten.relu.default, real) if plain else op.call(aten.clamp.default, real, low, high)
+        return quantize_by(op, clamped, scale, zero, x.dtype)
+
+    return made
+
+
 RULES: dict[str, Rule] = {"QuantizeLinear": quantize, "DequantizeLinear": dequantize}
