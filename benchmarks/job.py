@@ -15,18 +15,27 @@ from packlight.task import Task
 SPLITS = ("calibration", "validation", "test")
 
 
-def make_job(folder: Path, case: Case, model: pl.Model, task: Task, quick: bool) -> None:
+def make_job(
+    folder: Path, case: Case, model: pl.Model, task: Task, quick: bool, *, allowed: float = 0.1,
+    reference: pl.Model | None = None,
+) -> None:  # fmt: skip
     """Fill a fresh folder with what every form of a case starts from: `float.onnx` (the fair float file: batch norm
     folded, dynamic batch), `network.plm`, `job.json`, and an .npz for each split:
-    an array x0, x1, … for each input, and the labels y."""
+    an array x0, x1, … for each input, and the labels y.
+
+    allowed: points of validation accuracy that forms which search may lose. reference: against which network, where
+    the one to be stored is another (pruned, say): `reference.plm`.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     facts = {
         "network": case.network, "factory": case.factory, "factory_options": dict(case.options),
-        "input_shape": list(case.shape), "task": case.task_name(quick), "quick": quick,
+        "input_shape": list(case.shape), "task": case.task_name(quick), "quick": quick, "allowed_drop": allowed,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(facts, indent=1) + "\n")
     model.save(folder / "network.plm")
+    if reference is not None:
+        reference.save(folder / "reference.plm")
     pl.export(model, folder / "float.onnx", task=task)
     for split in SPLITS:
         data = task.data(split)

@@ -111,7 +111,7 @@ class CaseRun:
     def _judge(self, label: str, runner: FormRunner, task: Task, folder: Path) -> str:
         """Accuracy, and drop and agreement against the float file, on the test samples."""
         test = np.load(folder / "test.npz")
-        scores = _scores(runner.predict("test", len(test["y"])), test["y"], task)
+        scores = scores_of(runner.predict("test", len(test["y"])), test["y"], task)
         self.baseline = self.baseline or scores
         quality, drop = scores.measurement, scores.drop_from(self.baseline)
         outcomes: dict[str, Any] = {}
@@ -145,7 +145,8 @@ class CaseRun:
         self.without_number(label, FAILED, str(failure))
 
 
-def _scores(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> Scores:
+def scores_of(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> Scores:
+    """Logits [n, classes, …] of a split as the task scores them."""
     return Scores(scored(task.measure_with, (logits,), labels), decisions((logits,)), task.measure_with)
 
 

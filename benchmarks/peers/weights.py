@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from packlight import Model
 
-ALLOWED_DROP = 0.1  # points of validation accuracy
 _TRIED = "tried [setting, bytes, drop]"
 _GLANCE, _HOPELESS = 500, 3.0  # samples, points
 
@@ -63,12 +62,18 @@ def running(model: Model, values: Mapping[str, Array]) -> Run:
 
 
 class Validation:
-    """Drops of accuracy on the validation samples, in points."""
+    """Drops of accuracy on the validation samples against the job's reference, in points. allowed: of a form."""
 
     def __init__(self, job: Job, model: Model):
-        self.model = model
+        import packlight
+
+        self.model, self.allowed = model, float(job.spec["allowed_drop"])
         self.x, self.y = job.data("validation")
-        self.before = self.accuracy({})
+        reference = job.folder / "reference.plm"
+        reference_model = packlight.load(reference) if reference.is_file() else model
+        before = running(reference_model, {})
+        self.before = correct(before, self.x, self.y)
+        self._glanced = correct(before, rows(self.x, slice(_GLANCE)), self.y[:_GLANCE])
 
     def accuracy(self, values: Mapping[str, Array], samples: int | None = None) -> float:
         """Percent, of all validation samples or the first so many."""
@@ -76,7 +81,7 @@ class Validation:
 
     def drop(self, values: Mapping[str, Array]) -> float:
         """Points; infinite where the first samples already show that it is far above what is allowed."""
-        if self.accuracy({}, _GLANCE) - self.accuracy(values, _GLANCE) > _HOPELESS:
+        if self._glanced - self.accuracy(values, _GLANCE) > _HOPELESS:
             return math.inf
         return self.before - self.accuracy(values)
 
@@ -100,9 +105,9 @@ def smallest_allowed(
                 break
             drop = validation.drop(values)
             options[_TRIED].append([setting, len(file), round(drop, 3) if math.isfinite(drop) else None])
-            if drop <= ALLOWED_DROP:
+            if drop <= validation.allowed:
                 best, options = file, {"chosen": setting, "validation_drop": round(drop, 3), _TRIED: options[_TRIED]}
                 break
     if best is None:
-        raise ValueError(f"no setting loses at most {ALLOWED_DROP} points of validation accuracy")
+        raise ValueError(f"no setting loses at most {validation.allowed:g} points of validation accuracy")
     return best, options

@@ -67,6 +67,7 @@ class ExecuTorch(Target):
 
         model = freeze(model.copy().eval())
         give_each_reader_its_own(model)  # XNNPACK's partitions would tie themselves into a circle
+        convolve_in_planes(model)
         with _quiet(), torch.no_grad():
             program = torch.export.export(model.graph_module, model.example_inputs(**dims), strict=False)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
@@ -84,6 +85,36 @@ class ExecuTorch(Target):
         from importlib.metadata import version
 
         return {p: version(p) for p in ("executorch", "torch")}
+
+
+def convolve_in_planes(model: Model) -> None:
+    """conv1d → conv2d of a height of 1, in place: XNNPACK opens no file where what a conv1d gives is quantized."""
+    import torch
+
+    aten, graph = torch.ops.aten, model.graph_module.graph
+    for node in model.nodes:
+        weight = node.args[1] if node.target is aten.conv1d.default else None
+        if not isinstance(weight, torch.fx.Node) or weight.op != "get_attr":
+            continue
+        kernel = model.tensor(weight).detach().unsqueeze(2)
+        name = f"{weight.target}_plane"
+        model.set_tensor(name, kernel)
+        given: Any = node.args
+        plain = (None, [1], [0], [1], 1)
+        bias, stride, padding, dilation, groups = (*given[2:], *plain[len(given) - 2 :])
+        with graph.inserting_before(node):
+            constant = graph.get_attr(name)
+            plane = graph.call_function(aten.unsqueeze.default, (given[0], 2))
+            settings = ([1, *stride], [0, *padding], [1, *dilation], groups)
+            wide = graph.call_function(aten.conv2d.default, (plane, constant, bias, *settings))
+            line = graph.call_function(aten.squeeze.dim, (wide, 2))
+        for made, value in ((constant, kernel), (line, node.meta["val"])):
+            made.meta["val"] = torch.empty_like(value, device="meta")
+        for made in (plane, wide, line):
+            made.meta["layer"] = model.layer(node)
+        node.replace_all_uses_with(line)
+        graph.erase_node(node)
+    model.graph_module.recompile()
 
 
 @contextlib.contextmanager

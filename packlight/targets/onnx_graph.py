@@ -20,8 +20,9 @@ _SMALL = 64
 _LARGEST_BIAS = 2**30  # leaves the int32 accumulator as much again for the products
 
 
-def finish(model: ir.Model, *, float16: bool) -> None:
-    """All steps, then everything stripped that no runtime needs."""
+def finish(model: ir.Model, *, float16: bool, integer_clamps: bool = False) -> None:
+    """All steps, then everything stripped that no runtime needs. integer_clamps: as ONNX Runtime wants them, and
+    readers of ONNX files for other runtimes do not."""
     from packlight.targets.onnx_blocks import multiply_blocks, widen_blocks
     from packlight.targets.onnx_clamps import clamp_integers, separate_activations
     from packlight.targets.onnx_codebooks import pack_indices
@@ -38,7 +39,8 @@ def finish(model: ir.Model, *, float16: bool) -> None:
     widen_at_opening(model)
     quantize_biases(model)
     separate_activations(model)
-    clamp_integers(model)
+    if integer_clamps:
+        clamp_integers(model)
     drop_defaults(model)
     if float16:
         store_float16(model)

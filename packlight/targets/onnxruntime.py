@@ -76,7 +76,7 @@ class OnnxRuntime(Target):
         stored = hold_floats(frozen)
         graph = convert(hold(frozen))
         cast_floats(graph, stored)
-        finish(graph, float16=halved)
+        finish(graph, float16=halved, integer_clamps=True)
         constants = (v.const_value for v in graph.graph.initializers.values())
         _check_size(model.name, sum(c.nbytes for c in constants if c is not None))
         onnx_ir.save(graph, path)
