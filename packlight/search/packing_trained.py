@@ -2,8 +2,8 @@
 did, and each step's weights rounded at the prices that a budget allows.
 
 What goes has the least magnitude of all layers together, at the pace of Zhu and Gupta 2017 (arXiv 1710.01878). On
-classes the loss is the difference from the network's own scores, on inputs between the training inputs where these can
-be mixed (packlight.train.mixing).
+classes the loss is the difference from the network's own scores; where inputs can be mixed it is of inputs between the
+training inputs, and half of it the difference from their labels (packlight.train.mixing).
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from packlight.passes.sensitivity.change import DIVERGENCE, distance_for
 from packlight.search.packing import Packed, Sweep, memory_of
 from packlight.task import Task
 from packlight.train import Distillation, Fit, Progress, Sparsify, Sparsity, fit
-from packlight.train.mixing import can_mix, mixing
+from packlight.train.mixing import can_mix, labelled, mixing
 
 _FIRST, _FEWER, _LEAST = 0.3, 0.6, 0.002  # share of the weights kept: by the first step, of the last one, by any
 _FINEST = 0.8  # share of the last step's weights: after a step that keeps no budget the next one takes the square root
 _REST = 0.6  # share of a step's training after which nothing more is pruned
-_SOFT = Distillation(temperature=1.0, weight=1.0)
+_SOFT = Distillation(temperature=1.0, weight=1.0)  # the network's answers alone
+_BOTH = Distillation(temperature=1.0, weight=0.5)  # of mixtures, whose labels are mixed as well
 _CLASSICAL = 8, 5  # bits of tables: convolutions, other layers (Han et al. 2016, section 5)
 
 
@@ -52,15 +53,13 @@ def pack_trained(
     sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
     sweep.look(model)
     pruner = _Pruner(model, task, training, exclude, checkpoint, on_step)
-    last, kept, fewer = model, 1.0, _FEWER
+    last, kept, fewer = model, 1.0, _FIRST
     while fewer <= _FINEST and kept > _LEAST:
-        keep = _FIRST if last is model else kept * fewer
+        keep = kept * fewer
         on_stage(f"training with {100 * keep:.3g} % of the weights")
         made = pruner.pruned(last, keep, kept)
         if sweep.look(made):
-            last, kept = made, keep
-        elif last is model:
-            break
+            last, kept, fewer = made, keep, max(fewer, _FEWER)
         else:
             fewer = fewer**0.5
     return sweep.written(coder)
@@ -82,13 +81,21 @@ class _Pruner:
         patterns = _parameters_of(model, self.exclude)
         hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=patterns, initial=1 - before))
         chooses = distance_for(self.task, model) is DIVERGENCE
-        task = mixing(self.task) if chooses and can_mix(model) else self.task
+        mixes = chooses and can_mix(model)
+        classes = _classes(model) if mixes and labelled(self.task) else 0
+        how = _BOTH if classes else _SOFT
         self.steps += 1
         file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{self.steps}")
         return fit(
-            model, task, self.training, teacher=self.network if chooses else None, distillation=_SOFT, hooks=[hook],
-            checkpoint=file, on_step=self.on_step,
+            model, mixing(self.task, classes) if mixes else self.task, self.training, hooks=[hook],
+            teacher=self.network if chooses else None, distillation=how, checkpoint=file, on_step=self.on_step,
         )  # fmt: skip
+
+
+def _classes(model: Model) -> int:
+    """How many a network tells apart, by its scores [n, classes]; 0 where it gives something else."""
+    shape = model.outputs[0].shape
+    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else 0
 
 
 def deep_compression(

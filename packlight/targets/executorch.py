@@ -99,14 +99,14 @@ def convolve_in_planes(model: Model) -> None:
         kernel = model.tensor(weight).detach().unsqueeze(2)
         name = f"{weight.target}_plane"
         model.set_tensor(name, kernel)
-        given: Any = node.args
-        plain = (None, [1], [0], [1], 1)
-        bias, stride, padding, dilation, groups = (*given[2:], *plain[len(given) - 2 :])
+        given = list(node.args)
+        plain: list[Any] = [None, [1], [0], [1], 1]
+        bias, *sizes, groups = given[2:] + plain[len(given) - 2 :]
         with graph.inserting_before(node):
             constant = graph.get_attr(name)
             plane = graph.call_function(aten.unsqueeze.default, (given[0], 2))
-            settings = ([1, *stride], [0, *padding], [1, *dilation], groups)
-            wide = graph.call_function(aten.conv2d.default, (plane, constant, bias, *settings))
+            settings = ([first, *size] for first, size in zip((1, 0, 1), sizes, strict=True))
+            wide = graph.call_function(aten.conv2d.default, (plane, constant, bias, *settings, groups))
             line = graph.call_function(aten.squeeze.dim, (wide, 2))
         for made, value in ((constant, kernel), (line, node.meta["val"])):
             made.meta["val"] = torch.empty_like(value, device="meta")

@@ -41,8 +41,9 @@ class Task:
     never looked at by a search. Each may be arrays, (inputs, targets), a torch DataLoader, or Data.
     metric: a name ("accuracy", "top5", "f1", "recall", "mean_iou", "perplexity", "mse") or a Metric.
     loss: "cross_entropy", "mse" or a callable (outputs, targets) -> scalar tensor. augment: (inputs tensor
-    [n, …], generator) -> the same shape, for training only. preprocessing: facts about the inputs that travel
-    with the artifact.
+    [n, …], generator) -> the same shape, for training only. mix: (inputs tensor, targets, generator) -> both, after
+    augment, for training only; what it makes of targets is for the loss to read (mixup, CutMix). preprocessing: facts
+    about the inputs that travel with the artifact.
     """
 
     name: str = "task"
@@ -53,6 +54,7 @@ class Task:
     test: Any = None
     loss: str | Callable[..., Any] = "cross_entropy"
     augment: Callable[..., Any] | None = None
+    mix: Callable[..., Any] | None = None
     workload: Workload = Workload()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
 

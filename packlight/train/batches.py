@@ -89,10 +89,12 @@ class Batches:
 
     def _augmented(self, inputs: tuple[Any, ...], targets: Any, index: Any, step: int) -> Whole:
         tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in inputs]
-        if self.task.augment is not None:
-            generator = torch.Generator().manual_seed(hash((self.options.seed, step)) & 0x7FFFFFFF)
-            tensors[0], index = self.task.augment(tensors[0], generator), None
         labels = None if targets is None else torch.from_numpy(np.ascontiguousarray(targets))
+        generator = torch.Generator().manual_seed(hash((self.options.seed, step)) & 0x7FFFFFFF)
+        if self.task.augment is not None:
+            tensors[0], index = self.task.augment(tensors[0], generator), None
+        if self.task.mix is not None:
+            (tensors[0], labels), index = self.task.mix(tensors[0], labels, generator), None
         return Whole(tuple(tensors), labels, index)
 
 

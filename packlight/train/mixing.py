@@ -1,15 +1,16 @@
 """Inputs between inputs, for networks that follow a teacher: it answers those, too.
 
-Pairs are mixed as in Zhang et al. 2018 (arXiv 1710.09412), with shares drawn evenly; what the mixture should be called
-is the teacher's to say (Beyer et al. 2022, arXiv 2106.05237, section 3), so no label is looked at.
+Pairs are mixed as in Zhang et al. 2018 (arXiv 1710.09412), with shares drawn evenly. What a mixture should be called is
+the teacher's to say (Beyer et al. 2022, arXiv 2106.05237, section 3), and where there are labels theirs, by their
+shares.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from packlight.model import Model
@@ -21,17 +22,29 @@ def can_mix(model: Model) -> bool:
     return len(model.inputs) == 1 and model.inputs[0].dtype.startswith("float")
 
 
-def mixing(task: Task) -> Task:
-    """A task whose training inputs are mixtures of two, after its own augmentation."""
-    own = task.augment
-
-    def augment(x: Tensor, generator: Any) -> Tensor:
-        return mixed(x if own is None else own(x, generator), generator)
-
-    return replace(task, augment=augment)
+def labelled(task: Task) -> bool:
+    """Whether the labels of a task's training data can be mixed: each is one class, and the loss is cross entropy."""
+    if task.loss != "cross_entropy":
+        return False
+    targets = next(task.data("train").batches(1)).targets
+    return targets is not None and targets.ndim == 1 and targets.dtype.kind in "iu"
 
 
-def mixed(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Each sample of [n, …] with another of the batch, in shares λ and 1 − λ, λ uniform in 0 … 1."""
-    share = torch.rand(len(x), *[1] * (x.dim() - 1), generator=generator).to(x)
-    return share * x + (1 - share) * x[torch.randperm(len(x), generator=generator).to(x.device)]
+def mixing(task: Task, classes: int = 0) -> Task:
+    """A task whose training inputs are mixtures of two, after its own augmentation, and whose labels are shares of
+    `classes`, [n, classes]; with 0, labels stay those of the first of the two."""
+
+    def mix(x: Tensor, targets: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        share, other = torch.rand(len(x), generator=generator), torch.randperm(len(x), generator=generator)
+        if classes and targets is not None:
+            known = (targets >= 0).unsqueeze(1)  # cross entropy leaves negative ones out
+            targets = mixed((F.one_hot(targets.long().clamp(0), classes) * known).float(), share, other)
+        return mixed(x, share, other), targets
+
+    return replace(task, mix=mix)
+
+
+def mixed(x: Tensor, share: Tensor, other: Tensor) -> Tensor:
+    """Each sample of [n, …] with that of its batch which `other` [n] names, in shares [n] and 1 − share."""
+    share = share.reshape(-1, *[1] * (x.dim() - 1)).to(x)
+    return share * x + (1 - share) * x[other]

@@ -112,4 +112,4 @@ def test_nothing_is_mixed_where_inputs_are_integers_or_several(monkeypatch):
     assert can_mix(wide())
     assert not can_mix(text)
     assert not can_mix(pl.load(Two(), (torch.zeros(2, 3), torch.zeros(2, 3))))
-    assert packing_trained._SOFT.weight == 1  # a mixture has no label
+    assert packing_trained._SOFT.weight == 1
