@@ -28,6 +28,7 @@ $(VENV)/.run-ready: $(PINS)
 $(VENV)/.test-ready: $(VENV)/.run-ready
 	@$(SETUP) onnxruntime,openvino,executorch,ncnn,mnn,coreml,dev
 	@$(BIN)/packlight targets install litert || echo "packlight: the tests of litert will be skipped"
+	@$(BIN)/packlight targets install tensorflow || echo "packlight: the tests of TensorFlow's files will be skipped"
 	@touch $@
 
 demo: $(VENV)/.run-ready

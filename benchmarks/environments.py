@@ -1,5 +1,5 @@
 """A virtual environment for each peer library that cannot share ours: `.bench/envs/NAME`, of what
-`benchmarks/environments/NAME.txt` pins on top of our packages (see `packlight.targets.environments`)."""
+`benchmarks/environments/NAME.txt` pins on top of our packages (see `packlight.environments`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import ROOT, SCRATCH
-from packlight.targets.environments import Environments
+from packlight.environments import Environments
 
 REQUIREMENTS, ENVS = ROOT / "benchmarks" / "environments", SCRATCH / "envs"
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from packlight import codec, targets
+from packlight.environments import own_environments
 from packlight.errors import PacklightError
 from packlight.files import cache_folder
 from packlight.measure import Measurement
@@ -76,15 +77,18 @@ from packlight.search.transfer import transfer as transfer_in_modes
 from packlight.search.tune import Tuned
 from packlight.search.tune import tune_placement as tune_with
 from packlight.sources import (
+    SOURCE_ENVIRONMENTS,
     from_hugging_face,
     from_keras,
     from_module,
     from_onnx,
     from_pt2,
+    from_tensorflow,
     from_torchscript,
+    is_tensorflow,
     load_weights,
 )
-from packlight.targets import Artifact, own_environments
+from packlight.targets import Artifact
 from packlight.targets.manifest import manifest_path
 from packlight.task import Task
 from packlight.train import Distillation, Feature, Fit, Hook, Progress, Transfer, fit
@@ -94,7 +98,6 @@ TaskLike = Task | str | os.PathLike[str]
 TargetLike = str | targets.Target
 
 _FACTORY = "module:factory, a function of yours that returns (module, example_inputs)"
-_NOT_YET = (".tflite", ".pb")
 _KERAS = (".keras", ".h5", ".hdf5")
 _SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
@@ -117,7 +120,8 @@ def load(
     `.plm` or `.plt` file, an `.onnx` file, a `.pt2` file of torch.export.save, a Keras file
     (`.keras`, whole-model `.h5`; example_inputs where it leaves sizes open), TorchScript (with example_inputs),
     "module:factory", a function of yours that returns a module and its example inputs, or a folder of Hugging Face
-    (config.json and model.safetensors), or its id where it is in the local cache.
+    (config.json and model.safetensors), or its id where it is in the local cache, or a SavedModel folder or `.tflite`
+    file (`packlight targets install tensorflow` first).
     dynamic: input name → {axis: dimension name}; default: axis 0 of every input is "batch", and what an ONNX file says.
     constants: inputs of an ONNX file that the Model holds instead, by name. operators: (domain, operator) → a function
     that translates an ONNX operator of yours (docs/sources.md). weights: a .safetensors file or a state dict (.pt) for
@@ -145,6 +149,10 @@ def load(
                 raise PacklightError(f"weights go into a torch module; {source} makes a {type(module).__name__}")
             load_weights(module, Path(weights))
         return load(module, example_inputs if example is None else example, dynamic=dynamic, name=name)
+    if is_tensorflow(path):
+        return from_tensorflow(
+            path, example_inputs, dynamic=dynamic, constants=constants, operators=operators, name=name
+        )
     if not path.is_file():
         found = from_hugging_face(path, example_inputs, dynamic=dynamic, name=name)
         if found is not None:
@@ -168,8 +176,6 @@ def _check_openable(path: Path) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise PacklightError(f"{path} {what}; {wanted}")
-    if kind in _NOT_YET:
-        raise PacklightError(f"{path}: {kind} networks cannot be opened yet; {wanted}")
     if kind in _WEIGHTS:
         raise PacklightError(f"{path}: {kind} files hold weights, and code that is not run; give {_FACTORY}, "
                              f"and weights={path.name!r}")  # fmt: skip
@@ -716,12 +722,13 @@ def convert(
 
 
 def install_target(name: str, *, on_stage: Callable[[str], None] = lambda text: None) -> str:
-    """Make the environment of its own that a target needs (minutes); one line on what there is now. Raises
-    PacklightError for a target that shares ours, with the line that installs it."""
-    target = targets.get(name)
-    if target.environment is None:
-        raise PacklightError(f"{name} shares packlight's environment; run: {target.install}")
-    own_environments().make(target.environment, lambda which: on_stage(f"making the environment {which} (minutes)"))
+    """Make the environment of its own that a target needs, or that of "tensorflow" for SavedModel folders and .tflite
+    files (minutes); one line on what there is now. Raises PacklightError for a target that shares ours, with the line
+    that installs it."""
+    environment = name if name in SOURCE_ENVIRONMENTS else targets.get(name).environment
+    if environment is None:
+        raise PacklightError(f"{name} shares packlight's environment; run: {targets.get(name).install}")
+    own_environments().make(environment, lambda which: on_stage(f"making the environment {which} (minutes)"))
     return f"{name} is installed"
 
 

@@ -22,9 +22,10 @@ def images(count: int = 32) -> np.ndarray:
     return _arrays()[0][:count]
 
 
-def digits(**changes: Any) -> pl.Task:
+def digits(*, channels_last: bool = False, **changes: Any) -> pl.Task:
     """1,000 samples to train on, 400 for validation, 397 for the test."""
     x, y = _arrays()
+    x = x.transpose(0, 2, 3, 1) if channels_last else x
     parts = {"train": (x[:1000], y[:1000]), "calibration": x[:256], "validation": (x[1000:1400], y[1000:1400]),
              "test": (x[1400:], y[1400:])}  # fmt: skip
     return pl.Task("digits", **{**parts, **changes})

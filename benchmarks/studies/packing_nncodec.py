@@ -33,12 +33,12 @@ from packlight.train.mixing import mixing
 
 BUDGETS = 0.1, 0.5  # points
 SHARES = {  # of the weights that pruning leaves, and how it trains
-    "lenet300": ((0.1, 0.05, 0.03), pl.Fit(epochs=60, learning_rate=0.1, weight_decay=0.0)),
-    "lenet5": ((0.1, 0.05), pl.Fit(epochs=20, learning_rate=0.05, weight_decay=0.0)),
+    "lenet300": ((0.05, 0.03), pl.Fit(epochs=30, learning_rate=0.1, weight_decay=0.0)),
+    "lenet5": ((0.05,), pl.Fit(epochs=12, learning_rate=0.05, weight_decay=0.0)),
     "resnet20": ((), pl.Fit()),
     "mobilenet_v2_small": ((), pl.Fit()),
 }
-LIMIT_S = 1800.0
+CLASSES, LIMIT_S = 10, 1800.0
 
 
 def study(folder: Path) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def _pruned(case: Case, folder: Path) -> Iterator[Finding]:
     for share in shares:
         hook = Sparsify(Sparsity(1 - share, end=0.6, scope="global"))
         smaller = fit(
-            model, mixing(task), training, teacher=model, distillation=Distillation(1.0, 1.0), hooks=[hook],
+            model, mixing(task, CLASSES), training, teacher=model, distillation=Distillation(1.0, 0.5), hooks=[hook],
             checkpoint=folder / f"{case.name}-{share}",
         )  # fmt: skip
         for most in BUDGETS:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 import packlight as pl
 from benchmarks import ROOT
 from benchmarks.ledger import Finding, finding
+from benchmarks.study import part
 from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
 from packlight.model import Model
@@ -26,6 +28,7 @@ from packlight.task import Task
 
 NETWORKS = {
     "lenet300": ("benchmarks/networks/lenet300.plm", pl.Fit(epochs=12, learning_rate=0.1, weight_decay=0.0)),
+    "lenet5": ("benchmarks/networks/lenet5.plm", pl.Fit(epochs=6, learning_rate=0.05, weight_decay=0.0)),
 }
 BUDGETS = 0.5, 0.1  # points
 SHARES, BITS = (0.1, 0.05), (5, 4)
@@ -34,28 +37,32 @@ ENOUGH = 0.5  # points
 
 def study(folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    task = Task.named("fashion-mnist")
-    for name, (path, training) in NETWORKS.items():
-        model = pl.load(ROOT / path)
-        before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
-        steps = 0
-        for most in BUDGETS:
-            began = time.monotonic()
-            packed = pl.pack(
-                model, folder / f"{name}.plt", task, budget=f"drop<={most}points", finetune=training,
-                checkpoint=folder / f"{name}-{most}",
-            )  # fmt: skip
-            steps = max(steps, len(list(folder.glob(f"{name}-{most}.*"))))
-            form = f"{name}, .plt trained within {most} points"
-            yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
-            if packed.drop is not None:
-                yield finding(form, "drop on validation data", packed.drop)
-            yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-        longer = replace(training, epochs=3 * training.epochs)
-        made, size, form = _classical(model, task, longer, folder / f"{name}-dc.plt")
-        yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
-        dense = pl.finetune(model, task, options=replace(training, epochs=steps * training.epochs))
-        yield finding(f"{name}, dense, as much training", "drop", evaluate(dense, task).drop_from(before))
+    for name in NETWORKS:
+        yield from part(folder, name, partial(_of_network, name, folder))
+
+
+def _of_network(name: str, folder: Path) -> Iterator[Finding]:
+    path, training = NETWORKS[name]
+    task, model = Task.named("fashion-mnist"), pl.load(ROOT / path)
+    before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
+    steps = 0
+    for most in BUDGETS:
+        began = time.monotonic()
+        packed = pl.pack(
+            model, folder / f"{name}.plt", task, budget=f"drop<={most}points", finetune=training,
+            checkpoint=folder / f"{name}-{most}",
+        )  # fmt: skip
+        steps = max(steps, len(list(folder.glob(f"{name}-{most}.*"))))
+        form = f"{name}, .plt trained within {most} points"
+        yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
+        if packed.drop is not None:
+            yield finding(form, "drop on validation data", packed.drop)
+        yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
+    longer = replace(training, epochs=3 * training.epochs)
+    made, size, form = _classical(model, task, longer, folder / f"{name}-dc.plt")
+    yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
+    dense = pl.finetune(model, task, options=replace(training, epochs=steps * training.epochs))
+    yield finding(f"{name}, dense, as much training", "drop", evaluate(dense, task).drop_from(before))
 
 
 def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[Model, int, str]:

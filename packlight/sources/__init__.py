@@ -10,8 +10,12 @@ from packlight.sources.torch_module import from_module
 from packlight.sources.weights import load_weights
 
 __all__ = [
-    "from_hugging_face", "from_keras", "from_module", "from_onnx", "from_pt2", "from_torchscript", "load_weights",
+    "SOURCE_ENVIRONMENTS", "from_hugging_face", "from_keras", "from_module", "from_onnx", "from_pt2", "from_tensorflow",
+    "from_torchscript", "is_tensorflow", "load_weights",
 ]  # fmt: skip
+
+
+SOURCE_ENVIRONMENTS = ("tensorflow",)  # that `packlight targets install` makes for sources
 
 
 def from_hugging_face(source: str | Path, *arguments: Any, **options: Any) -> Model | None:
@@ -30,6 +34,18 @@ def from_hugging_face(source: str | Path, *arguments: Any, **options: Any) -> Mo
 def from_keras(path: Path, example_inputs: Any = None, **options: Any) -> Model:
     """A Model of a Keras file: see packlight.sources.keras.load."""
     from packlight.sources.keras.load import from_keras as read
+
+    return read(path, example_inputs, **options)
+
+
+def is_tensorflow(path: Path) -> bool:
+    """Whether this is a `.tflite` file or a SavedModel folder."""
+    return (path / "saved_model.pb").is_file() or (path.suffix.lower() == ".tflite" and path.is_file())
+
+
+def from_tensorflow(path: Path, example_inputs: Any = None, **options: Any) -> Model:
+    """A Model of a SavedModel folder or a `.tflite` file: see packlight.sources.tensorflow.load."""
+    from packlight.sources.tensorflow.load import from_tensorflow as read
 
     return read(path, example_inputs, **options)
 

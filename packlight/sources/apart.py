@@ -13,13 +13,16 @@ from packlight.errors import ChildFailure, PacklightError
 _LIMIT_S = 300
 
 
-def read_apart(path: Path, module: str, folder: Path, environment: Mapping[str, str] = {}) -> None:
-    """Run `python -m module folder`, which reads `path`. Raises PacklightError with its last words where it refuses,
-    ChildFailure where it crashed or took more than five minutes."""
+def read_apart(
+    path: Path, module: str, folder: Path, environment: Mapping[str, str] = {}, python: str | Path = sys.executable
+) -> None:
+    """Run `python -m module folder`, which reads `path`. python: an interpreter that sees our packages. Raises
+    PacklightError with its last words where it refuses, ChildFailure where it crashed or took more than five minutes.
+    """
     where = os.pathsep.join(p for p in sys.path if p)
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", module, str(folder)], capture_output=True, text=True, timeout=_LIMIT_S,
+            [str(python), "-P", "-m", module, str(folder)], capture_output=True, text=True, timeout=_LIMIT_S,
             check=False, env={**os.environ, "PYTHONPATH": where, **environment},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:

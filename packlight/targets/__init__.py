@@ -16,7 +16,6 @@ from packlight.targets.contract import Session, Target
 if TYPE_CHECKING:
     from packlight.targets.adapt import adapted
     from packlight.targets.artifact import Artifact, Runner
-    from packlight.targets.environments import own_environments
     from packlight.targets.host import Child
     from packlight.targets.write import export
 
@@ -35,7 +34,6 @@ _ENTRY_POINTS = "packlight.targets"
 _HOME = {
     "Artifact": "artifact",
     "adapted": "adapt",
-    "own_environments": "environments",
     "Runner": "artifact",
     "Child": "host",
     "export": "write",
@@ -52,7 +50,6 @@ __all__ = [
     "get",
     "installed",
     "names",
-    "own_environments",
 ]
 
 

@@ -40,7 +40,7 @@ class Target(ABC):
     packages: importable names that must be there. forms: weight forms that `write` knows, the plainest first.
     keeps_dynamic: whether its files take any size of a dynamic dimension; otherwise sizes are fixed at export.
     environment: the name of an environment of its own that its packages live in (see
-    `packlight.targets.environments`), None where they share ours; its child processes then run there.
+    `packlight.environments`), None where they share ours; its child processes then run there.
     runs_on: the systems that it runs files on, as sys.platform has them, where it writes on more; None for no limit.
     """
 
@@ -90,7 +90,7 @@ class Target(ABC):
     @property
     def python(self) -> Path:
         """The interpreter that its child processes run with."""
-        from packlight.targets.environments import own_environments
+        from packlight.environments import own_environments
 
         return Path(sys.executable) if self.environment is None else own_environments().interpreter(self.environment)
 
@@ -104,7 +104,7 @@ class Target(ABC):
     def require(self) -> None:
         """Raise MissingRuntime with the install line unless everything is there."""
         if self.environment is not None:
-            from packlight.targets.environments import own_environments
+            from packlight.environments import own_environments
 
             if why := own_environments().missing(self.environment):
                 raise MissingRuntime(

@@ -122,13 +122,14 @@ def _dequantized(op: Op, q: Operand, scale: Operand, zero: Any) -> Any:
 
 def _weight(op: Op, q: Constant, scale: Constant, zero: Any) -> Any:
     """A parameter behind a pair per channel, or per block of a matrix's axis; a single scale is every channel's."""
-    axis, block = axis_of(op.attribute("axis", 1), q.rank), op.attribute("block_size", 0)
+    one, block = scale.tensor.numel() == 1, op.attribute("block_size", 0)
+    axis = 0 if one and not block else axis_of(op.attribute("axis", 1), q.rank)  # of one scale it means nothing
     value = op.node.inputs[0]
     code = int(value.dtype) if value is not None and value.dtype is not None else 0
     ends = NARROW.get(code) or limits(q.dtype)
     if block:
         return _blocks(op, q, scale, zero, axis, block, ends)
-    if scale.tensor.numel() == 1:
+    if one:
         axis = 1 if q.rank == 2 and not _turned(op) else 0
     return channel_weight(op, q, scale.tensor, None if zero is None else zero.tensor, axis, ends)
 

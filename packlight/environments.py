@@ -23,7 +23,7 @@ from pathlib import Path
 from packlight.errors import MissingRuntime, PacklightError
 from packlight.files import cache_folder, write_text
 
-_OURS = Path(__file__).parent.parent / "data" / "environments"
+_OURS = Path(__file__).parent / "data" / "environments"
 _LIMIT_S = 1800.0
 _OPTIONS = "# pip:"
 
