@@ -124,6 +124,7 @@ def test_a_network_computes_what_keras_computed(files, name):
 
 def test_layers_have_their_names_and_are_torchs_own(files):
     model = pl.load(files / "mixed.keras")
+    assert [i.name for i in model.inputs] == ["image", "facts"]
     layers = model.layers()
     kinds = {name: packet(layers[name]) for name in ("stem", "norm", "apart", "deep", "up", "head", "drop")}
     assert kinds == {"stem": "conv2d", "norm": "batch_norm", "apart": "conv2d", "deep": "conv2d",

@@ -6,6 +6,8 @@ an axis moves only where the network's inputs, or a layer that means the order (
 
 from __future__ import annotations
 
+import inspect
+import keyword
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -94,14 +96,29 @@ class Translated(nn.Module):
         outputs = translate(builder, network, inputs)
         self._outputs = [builder.plain(v).at for v in outputs]
         self._steps = builder.steps
+        self.forward = _named(self._run, [i.name for i in network.inputs])
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def _run(self, *inputs: Tensor) -> Any:
         values: dict[int, Any] = dict(zip(self._inputs, inputs, strict=True))
         for step in self._steps:
             reads = [values[r[0]] if isinstance(r, list) else r for r in step.reads]
             values[step.writes] = getattr(self, step.module)(*reads)
         found = tuple(values[at] for at in self._outputs)
         return found if len(found) > 1 else found[0]
+
+
+def _named(run: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """A function of inputs in order, which tells their names where they can be names of arguments."""
+    names = [re.sub(r"\W", "_", name) for name in names]
+    fit = len(set(names)) == len(names) and all(n.isidentifier() and not keyword.iskeyword(n) for n in names)
+
+    def forward(*inputs: Tensor) -> Any:
+        return run(*inputs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    if fit:
+        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    return forward
 
 
 def translate(builder: Builder, network: Any, inputs: Sequence[Value]) -> list[Value]:
