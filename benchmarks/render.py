@@ -3,7 +3,8 @@
 A block is `<!-- table: bench MODE CASE … -->` or `<!-- table: bench MODE CASE … | FORM, … -->` up to
 `<!-- end of table -->`; CASE and FORM may be shell patterns. MODE "study" lists what studies measured, a line a number;
 "grid" has a line for each thing that a study measured and a column for each number that FORM names; `; OF, …` after
-these chooses the things.
+these chooses the things. "cells" is for studies whose things are called "COLUMN, LINE": a line for each LINE, a column
+for each COLUMN of `; COLUMN, …`, and in each cell the numbers that FORM names.
 """
 
 from __future__ import annotations
@@ -91,6 +92,36 @@ def grid(found: dict[str, Rows], whats: Sequence[str], of: Sequence[str] = ("*",
     return "\n\n".join(parts)
 
 
+def cells(found: dict[str, Rows], whats: Sequence[str], columns: Sequence[str]) -> str:
+    """One table a study, numbers without their intervals; what was refused says so."""
+    parts = []
+    for name, rows in found.items():
+        present = [c for c in columns if any(form.startswith(f"{c}, ") for form, _, _ in rows)]
+        lines = list(dict.fromkeys(
+            form.removeprefix(f"{c}, ") for c in present for form, _, _ in rows if form.startswith(f"{c}, ")
+        ))  # fmt: skip
+        table = ["| | " + " | ".join(present) + " |", "|---|" + "---|" * len(present)]
+        for line in lines:
+            shown = (_numbers(rows, f"{column}, {line}", whats) for column in present)
+            table.append(f"| {line} | " + " | ".join(shown) + " |")
+        parts += ["\n".join(table), provenance(name, rows)]
+    return "\n\n".join(parts)
+
+
+def _numbers(rows: Rows, form: str, whats: Sequence[str]) -> str:
+    if (form, REFUSED, None) in rows:
+        return REFUSED
+    measured = (rows.get((form, what, None)) for what in whats)
+    shown = [_brief(row.value, row.unit) for row in measured if row is not None and row.value is not None]
+    return " · ".join(shown) or _NONE
+
+
+def _brief(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 1e6:.2f} MB"
+    return f"{value:.3g} ms" if unit == "ms" else f"{value:.2f} {unit}".strip()
+
+
 def _cell(row: Row | None) -> str:
     if row is None or row.value is None or row.low is None or row.high is None:
         return _NONE
@@ -130,9 +161,12 @@ def fill(text: str, rows: Sequence[Row], where: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         start, mode, patterns, forms, end = match.groups()
-        if mode in ("study", "grid"):
+        if mode in ("study", "grid", "cells"):
             found = cases(rows, "study")
             chosen = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
+            if mode == "cells" and chosen:
+                whats, _, columns = (forms or "").partition("; ")
+                return f"{start}{cells(chosen, whats.split(', '), columns.split(', '))}\n{end}"
             if mode == "grid" and chosen:
                 whats, _, of = (forms or "").partition("; ")
                 return f"{start}{grid(chosen, whats.split(', '), of.split(', ') if of else ('*',))}\n{end}"

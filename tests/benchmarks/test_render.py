@@ -105,3 +105,19 @@ def test_a_grid_has_a_line_for_each_thing_and_a_column_for_each_number() -> None
     ]  # fmt: skip
     assert "* net, c refused: no kernel" in filled
     assert not any("other" in line or "old" in line for line in filled)
+
+
+def test_cells_have_a_line_for_each_form_and_a_column_for_each_network() -> None:
+    stamp = {"mode": "study", "case": "runtimes"}
+    rows = [
+        made_row("net, one float", "latency", Measurement(0.12345, "ms", 9, 0.1, 0.2), stamp=stamp),
+        made_row("net, one float", "file", Measurement.exact(1_234_567, "bytes"), stamp=stamp),
+        made_row("net, two int8", "refused", reason="no kernel", stamp=stamp),
+        made_row("other, two int8", "latency", Measurement.exact(2.0, "ms"), stamp=stamp),
+        made_row("third, two int8", "latency", Measurement.exact(3.0, "ms"), stamp=stamp),
+        made_row("", DONE, Measurement.exact(12.0, "s"), stamp=stamp),
+    ]
+    text = "<!-- table: bench cells runtimes | latency, file; net, other -->\n<!-- end of table -->"
+    assert fill(text, rows, "page").splitlines()[1:5] == [
+        "| | net | other |", "|---|---|---|", "| one float | 0.123 ms · 1.23 MB | – |", "| two int8 | refused | 2 ms |",
+    ]  # fmt: skip
