@@ -176,6 +176,8 @@ def _check_openable(path: Path) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise PacklightError(f"{path} {what}; {wanted}")
+    if kind == ".pb":
+        raise PacklightError(f"{path}: .pb files are opened with the SavedModel folder that they stand in; give that")
     if kind in _WEIGHTS:
         raise PacklightError(f"{path}: {kind} files hold weights, and code that is not run; give {_FACTORY}, "
                              f"and weights={path.name!r}")  # fmt: skip

@@ -110,11 +110,10 @@ def test_what_is_no_network_is_a_clear_error(source, said):
         pl.load(source)
 
 
-@pytest.mark.parametrize("suffix", [".tflite", ".pb"])
-def test_formats_that_come_later_are_told_apart_from_nonsense(tmp_path, suffix):
-    (tmp_path / f"net{suffix}").write_bytes(b"bytes")
-    with pytest.raises(PacklightError, match=f"{suffix.lower()} networks cannot be opened yet"):
-        pl.load(tmp_path / f"net{suffix}")
+def test_a_graph_without_its_folder_is_refused_with_what_to_give(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(PacklightError, match="opened with the SavedModel folder that they stand in"):
+        pl.load(tmp_path / "saved_model.pb")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -230,6 +232,44 @@ def test_layers_that_exporters_take_apart_are_put_together(tmp_path):
     constants = {n: np.array(v, np.float32) for n, v in scalars.items()} | {"scale": floats(6), "shift": floats(6)}
     model = pl.load(saved(tmp_path / "net.onnx", nodes, {"x": ["n", 4, 6]}, constants, opset=17))
     assert kinds(model) == ["layer_norm", "gelu", "silu"]
+
+
+@pytest.mark.parametrize(("groups", "axes"), [(1, 2), (3, 2), (2, 1)])
+def test_group_norm_comes_back_under_its_name(tmp_path, groups, axes):
+    """torch's exporter writes it as an instance norm of another shape, times and plus constants of [channels, 1, …]."""
+    convolution = torch.nn.Conv2d if axes == 2 else torch.nn.Conv1d
+    layers = {"body": convolution(3, 6, 3), "norm": torch.nn.GroupNorm(groups, 6), "head": convolution(6, 2, 1)}
+    module = torch.nn.Sequential(OrderedDict(layers)).eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.uniform_(-1, 1)
+    there = pl.load(module, torch.randn(2, 3, *[8] * axes))
+    back = pl.load(pl.export(there, tmp_path / "net.onnx").path)
+    assert "group_norm" in kinds(back) and "instance_norm" not in kinds(back)
+    parameters = dict(back.named_parameters())
+    torch.testing.assert_close(parameters["norm.weight"], module.norm.weight)
+    x = there.example_inputs(3)
+    torch.testing.assert_close(back(*x), there(*x))
+
+
+def test_an_instance_norm_with_weights_of_its_own_is_no_group_norm(tmp_path):
+    nodes = [
+        node("Reshape", "x rows", "wide"), node("InstanceNormalization", "wide own zeros", "normed", epsilon=1e-5),
+        node("Reshape", "normed back", "same"), node("Mul", "same scale", "scaled"), node("Add", "scaled shift", "y"),
+    ]  # fmt: skip
+    constants = {
+        "rows": np.array([0, 2, -1]), "back": np.array([-1, 4, 5]), "own": np.array([1, 2], np.float32),
+        "zeros": np.zeros(2, np.float32), "scale": floats(4, 1), "shift": floats(4, 1),
+    }  # fmt: skip
+    model = pl.load(saved(tmp_path / "net.onnx", nodes, {"x": ["n", 4, 5]}, constants, opset=17))
+    assert "instance_norm" in kinds(model) and "group_norm" not in kinds(model)
+
+
+def test_a_mask_of_minus_infinity_is_no_parameter(tmp_path):
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    nodes = [node("Add", "x mask", "masked"), node("Softmax", "masked", "soft", axis=-1), node("Mul", "soft w", "y")]
+    path = saved(tmp_path / "net.onnx", nodes, {"x": ["n", 4, 4]}, {"mask": mask, "w": floats(4)}, opset=17)
+    assert [n for n, _ in pl.load(path).named_parameters()] == ["w"]
 
 
 def test_names_that_are_no_identifiers_come_in(tmp_path):

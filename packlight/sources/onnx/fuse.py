@@ -1,19 +1,23 @@
-"""What exporters write as many small operators → one operator again, in place: GELU, SiLU and layer norm.
+"""What exporters write as many small operators → one operator again, in place: GELU, SiLU, layer norm, group norm.
 
 GELU(x) = x · (1 + erf(x / √2)) / 2        SiLU(x) = x · sigmoid(x)
 layer norm(x) = (x − mean(x)) / √(mean((x − mean(x))²) + ε) · γ + β, over the last axis
+group norm(x) = instance norm(x as [n, groups, …]) as x was, · γ + β
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from packlight.model.model import Model
+from packlight.model.naming import owner_of
 from packlight.model.operators import packet
 
 aten = torch.ops.aten
@@ -22,8 +26,11 @@ _ROOT = math.sqrt(2)
 
 def fuse(model: Model) -> Model:
     """Replace every match; the new operator bears the name of the last one that it replaces."""
+    finders: dict[str, tuple[Callable[[Node], Any], ...]] = {
+        **_FINDERS, "add": (*_FINDERS["add"], partial(_group_norm, model))
+    }  # fmt: skip
     for node in model.nodes:
-        for find in _FINDERS.get(packet(node), ()):
+        for find in finders.get(packet(node), ()):
             found = find(node)
             if found is not None:
                 _replace(model, node, *found)
@@ -158,6 +165,50 @@ def _norm(row: Any, scale: Any, shift: Any) -> Any:
     width = int(x.meta["val"].shape[-1])
     plain = all(isinstance(t, Node) and t.op == "get_attr" and t.meta["val"].shape == (width,) for t in (scale, shift))
     return (aten.layer_norm.default, (x, [width], scale, shift, eps, False)) if plain else None
+
+
+def _group_norm(model: Model, node: Node) -> Any:
+    """With scale and shift of [channels, 1, …], which become parameters [channels]."""
+
+    def shifted(product: Any, shift: Any) -> Any:
+        parts = _split(product, "mul")
+        return _either(parts, lambda rows, scale: _of_groups(model, node, rows, scale, shift)) if parts else None
+
+    return _either(node.args[:2], shifted)
+
+
+def _of_groups(model: Model, node: Node, rows: Any, scale: Any, shift: Any) -> Any:
+    back = _split(rows, "reshape")
+    normed = back[0] if back else None
+    if not isinstance(normed, Node) or packet(normed) != "instance_norm" or len(normed.users) != 1:
+        return None
+    parts = _split(normed.args[0], "reshape")
+    if parts is None or not isinstance(parts[0], Node) or not isinstance(parts[1], list | tuple):
+        return None
+    x, sizes = parts
+    whole = x.meta["val"].shape
+    channels = int(whole[1])
+    broadcast = (channels, *[1] * (len(whole) - 2))
+    settled = all(isinstance(t, Node) and t.op == "get_attr" for t in (scale, shift, *normed.args[1:3]))
+    same = [int(s) for s in node.meta["val"].shape[1:]] == [int(s) for s in whole[1:]]
+    if not settled or not same or len(sizes) != 3 or not isinstance(sizes[1], int) or normed.args[3] is not None:
+        return None
+    values = [model.tensor(t).detach() for t in (scale, shift, *normed.args[1:3])]
+    if any(tuple(v.shape[-len(broadcast) :]) != broadcast or v.numel() != channels for v in values[:2]):
+        return None
+    if not bool((values[2] == 1).all()) or bool(values[3].any()):
+        return None
+    given, owner = [], re.sub(r"[^\w.-]", "_", owner_of(node)) or "norm"
+    for suffix, value in zip(("weight", "bias"), values[:2], strict=True):
+        name = f"{owner}.{suffix}"
+        while name in model.named_tensors():
+            name += "_"
+        model.set_tensor(name, value.reshape(-1).clone(), trainable=True)
+        with model.graph_module.graph.inserting_before(node):
+            constant = model.graph_module.graph.get_attr(name)
+        constant.meta["val"] = torch.empty(channels, device="meta", dtype=value.dtype)
+        given.append(constant)
+    return aten.group_norm.default, (x, sizes[1], *given, normed.args[7], False)
 
 
 _FINDERS: dict[str, tuple[Callable[[Node], Any], ...]] = {"mul": (_gelu, _silu), "add": (_layer_norm,)}

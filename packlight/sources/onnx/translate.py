@@ -84,10 +84,11 @@ class Translation:
 
 
 def initializer(value: ir.Value) -> Constant:
-    """A tensor of the file under its name. Floats of more than one element weigh."""
+    """A tensor of the file under its name. Floats of more than one element weigh, but for masks, which hold −∞."""
     assert value.const_value is not None
     tensor = read_tensor(value.const_value)
-    weighs = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64) and tensor.numel() > 1
+    floats = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    weighs = floats and tensor.numel() > 1 and float(tensor.amin()) != -torch.inf
     return Constant(tensor, value.name or "", weighs)
 
 
