@@ -24,7 +24,7 @@ KEPT = {
     "peak_memory_bytes": "memory", "parity_error": "error of the outputs",
 }  # fmt: skip
 REFUSED, WORKS = "refused", KEPT["parity_error"]
-NETWORKS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "lstm_bbc", "unet"
+NETWORKS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "lstm_bbc"
 
 
 def study(folder: Path) -> Iterator[Finding]:
