@@ -13,6 +13,7 @@ import torch
 
 import packlight as pl
 from packlight.model.plausible import plausible_inputs
+from packlight.sources.hugging_face.bound import bounded
 from packlight.task.readers import sentence_encoder_files
 
 T = pytest.importorskip("transformers", reason="pip install 'packlight[transformers]'")
@@ -135,10 +136,15 @@ OWN_CODE = "open('code-of-the-folder-ran', 'w').close()\nclass Net: pass\n"
         ({"architectures": ["pipeline"]}, "architecture 'pipeline' is none of"),
         ({"model_type": "nothing"}, "cannot be opened"),
         ({"hidden_size": "many"}, "cannot be opened"),
+        ({"intermediate_size": 1 << 26}, "more parameters than its 49,... bytes of weights"),
+        ({"num_hidden_layers": 1 << 40}, "asks for more parameters than its"),
         ({"hidden_size": 32}, "tensors of BertForSequenceClassification are mismatched|cannot be opened"),
         ({"num_hidden_layers": 2}, "16 tensors of BertForSequenceClassification are missing in its weights"),
         ({"quantization_config": {"quant_method": "gptq"}}, "another tool quantized"),
-        ({"model_type": None, "architecture": "resnet18"}, "network of timm.*give module:factory"),
+        (
+            {"model_type": None, "architecture": "resnet18"},
+            r"needs the timm package; run: pip install 'packlight\[timm\]'",
+        ),
     ],
 )
 def test_what_is_not_loaded_is_refused_in_one_line(bert, changes, said, tmp_path, monkeypatch):
@@ -148,6 +154,14 @@ def test_what_is_not_loaded_is_refused_in_one_line(bert, changes, said, tmp_path
         pl.load(edited(bert, **changes))
     assert "\n" not in str(caught.value)
     assert not Path("code-of-the-folder-ran").exists()
+
+
+def test_a_config_cannot_ask_for_endless_layers_without_weights(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(1600))
+    with bounded(tmp_path):
+        torch.nn.ModuleList(torch.nn.ReLU() for _ in range(9_000))
+    with pytest.raises(pl.PacklightError, match="more layers than its 1,600 bytes"), bounded(tmp_path):
+        torch.nn.ModuleList(torch.nn.ReLU() for _ in range(1 << 40))
 
 
 def test_own_code_beside_a_network_of_transformers_is_not_run(bert, tmp_path, monkeypatch):

@@ -8,23 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from packlight.errors import MissingRuntime, PacklightError
+from packlight.errors import PacklightError
 from packlight.model.companions import MAX_BYTES, NAMES
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _MAX_CONFIG_BYTES = 1 << 24
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}\Z")
-_INSTALL = "pip install 'packlight[transformers]'"
-
-
-def require_transformers() -> Any:
-    """The `transformers` package, or MissingRuntime with the line that installs it."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingRuntime(f"networks of Hugging Face need the transformers package; run: {_INSTALL}") from error
-    return transformers
 
 
 def is_folder(path: Path) -> bool:
@@ -47,12 +37,6 @@ def cached(name: str) -> Path | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json, or PacklightError for what is none or says something that is not loaded."""
     config = read_json(folder / CONFIG)
-    if "architecture" in config and "model_type" not in config:
-        raise PacklightError(
-            f"{folder} holds a network of timm ({str(config['architecture'])[:60]}), which needs a torchvision that "
-            "does not run beside torch's CPU build; give module:factory, a function of yours that returns "
-            "timm.create_model(…) and example inputs, with weights=model.safetensors"
-        )
     said = next((k for k in _keys(config) if k == "quantization_config"), None)
     if said:
         raise PacklightError(f"{folder} holds weights that another tool quantized; give the float network")

@@ -1,4 +1,4 @@
-"""A transformers network in a local folder → Model, with the task head that its config names."""
+"""A network of transformers or timm in a local folder → Model, with the task head that its config names."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from packlight.errors import PacklightError
 from packlight.model.model import Model
 from packlight.model.silence import silenced
 from packlight.sources.example import DynamicDims
+from packlight.sources.hugging_face.bound import bounded
 from packlight.sources.hugging_face.folder import (
     companions,
     harmless,
     has_safetensors,
     read_config,
-    require_transformers,
 )
 from packlight.sources.hugging_face.inputs import example_inputs
+from packlight.sources.hugging_face.libraries import require_transformers
+from packlight.sources.hugging_face.timm_network import example_picture, is_timm, make_timm
 from packlight.sources.torch_module import from_module
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
@@ -34,11 +36,19 @@ def from_folder(
 ) -> Model:
     """A Model of a folder with config.json and model.safetensors, run beside the module as every torch module is.
 
-    example: inputs by name; default: made from the config. dynamic: as of from_module; default: the batch, and of text
-    the number of tokens. Code in the folder is never run, and nothing is fetched.
+    example: inputs by name (timm: a picture); default: made from the config. dynamic: as of from_module; default: the
+    batch, and of text the number of tokens. Code in the folder is never run, and nothing is fetched.
     """
-    module = make_module(folder)
-    model = from_transformers(module, example, dynamic=dynamic, name=name or folder.resolve().name, folder=folder)
+    config = read_config(folder)
+    name = name or folder.resolve().name
+    if is_timm(config):
+        with silenced(), _offline(), bounded(folder), _one_line(folder):
+            network = make_timm(folder, config)
+        given = example_picture(network) if example is None else example
+        model = from_module(network, given, dynamic=dynamic, name=name)
+    else:
+        network = make_module(folder, config)
+        model = from_transformers(network, example, dynamic=dynamic, name=name, folder=folder)
     model.files, notes = companions(folder)
     model.notes = (*model.notes, *notes)
     return model
@@ -66,11 +76,10 @@ def from_transformers(
         return model
 
 
-def make_module(folder: Path) -> nn.Module:
+def make_module(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     """The module with its weights, on the CPU in float32; every tensor must be in the files."""
     transformers = require_transformers()
-    config = read_config(folder)
-    with silenced(), _offline(), _quiet(), _one_line(folder):
+    with silenced(), _offline(), _quiet(), bounded(folder), _one_line(folder):
         kind = _class(transformers, config, folder)
         wanted = transformers.AutoConfig.for_model(str(config.get("model_type", "")), **_arguments(config))
         wanted.use_cache, wanted.return_dict = False, True
