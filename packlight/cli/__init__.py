@@ -35,6 +35,7 @@ from packlight.cli.options import (
     BatchOption,
     EpochsOption,
     ExcludeOption,
+    InputOption,
     JsonOption,
     ModelArgument,
     OutFile,
@@ -47,6 +48,7 @@ from packlight.cli.options import (
     TaskOption,
     WeightsOption,
     dimension_and_size,
+    example_inputs,
 )
 from packlight.errors import ChildFailure, PacklightError
 
@@ -112,13 +114,14 @@ def inspect(
         bool, typer.Option("--prunable", help="What `prune` can cut, and what is never cut and why, instead.")
     ] = False,
     weights: WeightsOption = None,
+    inputs: InputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Layers, parameters, MACs, bytes and peak activation memory of a network."""
     from dataclasses import asdict
 
     with progress.stages(as_json):
-        network = pl.load(model, weights=weights)
+        network = pl.load(model, example_inputs(inputs), weights=weights)
         groups = pl.prunable(network) if prunable else None
         counted = pl.statistics(network, batch)
     if groups is not None:

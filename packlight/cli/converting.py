@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from packlight.cli import outputs, progress, show
-from packlight.cli.options import JsonOption, ModelArgument, TargetOption, WeightsOption, dimension_and_size
+from packlight.cli.options import (
+    InputOption,
+    JsonOption,
+    ModelArgument,
+    TargetOption,
+    WeightsOption,
+    dimension_and_size,
+    example_inputs,
+)
 
 
 def convert(
@@ -20,6 +28,7 @@ def convert(
         list[str] | None, typer.Option(help="NAME=SIZE of a dynamic dimension, where the runtime fixes sizes.")
     ] = None,
     weights: WeightsOption = None,
+    inputs: InputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a network in another format, not compressed, and make sure that it gives the same outputs there."""
@@ -29,12 +38,12 @@ def convert(
     if out.suffix == ".plm":
         outputs.check_file(out)
         with progress.stages(as_json):
-            made = load(model, weights=weights)
+            made = load(model, example_inputs(inputs), weights=weights)
             made.save(out)
         outputs.wrote(out, made, as_json)
         return
     with progress.stages(as_json):
-        network = load(model, weights=weights) if weights else model
+        network = load(model, example_inputs(inputs), weights=weights) if weights or inputs else model
         sizes = dict(dimension_and_size(d) for d in dim or ())
         artifact = converted(network, out, target=target, form=form, dims=sizes)
     if as_json:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from packlight.errors import PacklightError
+
+_INPUT = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<shape>\d{1,9}(?:x\d{1,9}){0,7})(?::(?P<dtype>\w+))?\Z")
+_MOST_NUMBERS = 1 << 28
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A .plm, .plt, .onnx or .pt2 file, a folder of Hugging Face, or module:factory.")
 ]
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", help="Of module:factory: a .safetensors file, or a state dict in a .pt file.")
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="[NAME=]SHAPE[:DTYPE] of an input, e.g. 1x3x224x224 or ids=2x16:int64, where the file leaves sizes open; "
+        "may be repeated.",
+    ),
 ]
 TaskOption = Annotated[
     str, typer.Option("--task", help="fashion-mnist or another built-in task, or a .py file that defines `task`.")
@@ -61,6 +74,32 @@ def dimension_and_size(given: str) -> tuple[str, int]:
     if not found or not name or not size.isdigit():
         raise PacklightError(f"--dim {given}: give a dimension and its size, e.g. batch=8")
     return name, int(size)
+
+
+def example_inputs(given: list[str] | None) -> Any:
+    """Tensors of the shapes that were given: by name where all have one, else in their order; None without any."""
+    if not given:
+        return None
+    made = [_example(text) for text in given]
+    names = [name for name, _ in made]
+    if any(names) and (not all(names) or len(set(names)) < len(names)):
+        raise PacklightError("--input: name all inputs or none, and each once")
+    return dict(made) if all(names) else tuple(tensor for _, tensor in made)
+
+
+def _example(given: str) -> tuple[str, Any]:
+    import torch
+
+    found = _INPUT.match(given)
+    dtype = getattr(torch, found["dtype"] or "float32", None) if found else None
+    if found is None or not isinstance(dtype, torch.dtype):
+        raise PacklightError(f"--input {given}: give [NAME=]SHAPE[:DTYPE], e.g. 1x3x224x224 or ids=2x16:int64")
+    shape = [int(n) for n in found["shape"].split("x")]
+    if not 0 < math.prod(shape) <= _MOST_NUMBERS:
+        raise PacklightError(f"--input {given}: an input has 1 to {_MOST_NUMBERS:,} numbers")
+    if not dtype.is_floating_point:
+        return found["name"] or "", torch.zeros(shape, dtype=dtype)
+    return found["name"] or "", torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
 def bits_or_format(given: str) -> int | str:

@@ -36,7 +36,7 @@ def from_torchscript(path: Path, example: Any, *, dynamic: DynamicDims | None = 
     """
     if example is None:
         raise PacklightError(f"{path} is TorchScript, which does not say what sizes it takes; give example inputs: "
-                             "load(path, torch.zeros(1, 3, 224, 224))")  # fmt: skip
+                             "load(path, torch.zeros(1, 3, 224, 224)), or --input 1x3x224x224")  # fmt: skip
     with zipfile.ZipFile(path) as archive:
         if sum(m.file_size for m in archive.infolist()) > _MOST_PACKED * path.stat().st_size:
             raise PacklightError(f"{path} declares more than the bytes that it holds")

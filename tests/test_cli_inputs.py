@@ -1,0 +1,65 @@
+"""`--input` of the command line: example inputs for files that leave sizes open."""
+
+import json
+import signal
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from packlight import cli
+from packlight.cli.options import example_inputs
+from packlight.errors import PacklightError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture
+def scripted(tmp_path):
+    torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))).save(tmp_path / "net.pt")
+    return tmp_path / "net.pt"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["packlight", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    yield command
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_torchscript_is_inspected_and_converted(scripted, run, tmp_path):
+    code, _, told = run("inspect", scripted)
+    assert code == 2
+    assert "--input 1x3x224x224" in told
+    code, told, _ = run("inspect", scripted, "--input", "1x3x8x8", "--json")
+    assert code == 0
+    assert "[batch, 3, 8, 8]" in json.loads(told)["model"]
+    code, _, _ = run("convert", scripted, tmp_path / "net.onnx", "--input", "2x3x8x8")
+    assert code == 0
+    assert (tmp_path / "net.onnx").exists()
+
+
+def test_inputs_are_named_all_or_none():
+    assert example_inputs(None) is None
+    one, two = example_inputs(["1x3", "2x4:int64"])
+    assert one.shape == (1, 3)
+    assert one.dtype == torch.float32
+    assert two.dtype == torch.int64
+    assert set(example_inputs(["ids=1x3:int32", "mask=1x3:bool"])) == {"ids", "mask"}
+
+
+@pytest.mark.parametrize(
+    "given", [["1x3", "a=2"], ["a=2", "a=3"], ["3x"], ["1x3:nn"], ["0x2"], ["99999x99999x9"], ["a b"]]
+)
+def test_what_is_no_shape_is_refused(given):
+    with pytest.raises(PacklightError, match="--input"):
+        example_inputs(given)
