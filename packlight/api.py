@@ -617,9 +617,10 @@ def pack(
     layer-name patterns that are not rounded. samples: of training (or else calibration) inputs that tell what each
     weight matters, labels are not looked at. judged: validation samples that each try is scored on.
 
-    finetune: with a budget, weights are also pruned step by step, and the rest is trained in each step as this says,
-    to answer as the network did; the smallest file of all steps is kept. Layers that are excluded are not pruned, but
-    trained along. checkpoint: beginning of file names that a killed training resumes from.
+    finetune: with a budget, weights are also pruned, and the rest is trained as this says, to answer as the network
+    did; some five shares of the weights are tried, each a training of its own, and the smallest file of all is kept.
+    Layers that are excluded are not pruned, but trained along. checkpoint: beginning of the names of files, one a
+    share, that a killed training resumes from.
     """
     modes = {coder.name.lower(): coder for coder in codec.Coder}
     if mode not in modes:

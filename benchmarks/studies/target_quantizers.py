@@ -83,6 +83,6 @@ def _compared(cell: str, ours: Artifact, theirs: Artifact, task: pl.Task) -> Ite
     mine, other = evaluate_artifact(ours, task), evaluate_artifact(theirs, task)
     yield finding(cell, "drop against the runtime's own quantizer", mine.drop_from(other))
     inputs = workload_inputs(task, "validation", 1)
-    yield finding(cell, "latency, of the runtime's own quantizer", compare([theirs, ours], inputs)[1].ratio)
+    yield finding(cell, "latency over the other's", compare([theirs, ours], inputs)[1].ratio)
     ratio = Measurement.exact(ours.bytes / theirs.bytes, "×")
-    yield finding(cell, "bytes, of the runtime's own quantizer", ratio)
+    yield finding(cell, "bytes over the other's", ratio)

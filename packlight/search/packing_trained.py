@@ -1,5 +1,5 @@
-"""Small `.plt` files with training: single weights are pruned step by step, the rest trained to answer as the network
-did, and each step's weights rounded at the prices that a budget allows.
+"""Small `.plt` files with training: single weights are pruned while the rest is trained to answer as the network did,
+and what is left is rounded at the prices that a budget allows. The share that is left is searched.
 
 What goes has the least magnitude of all layers together, at the pace of Zhu and Gupta 2017 (arXiv 1710.01878). On
 classes the loss is the difference from the network's own scores; where inputs can be mixed it is of inputs between the
@@ -26,9 +26,9 @@ from packlight.task import Task
 from packlight.train import Distillation, Fit, Progress, Sparsify, Sparsity, fit
 from packlight.train.mixing import can_mix, labelled, mixing
 
-_FIRST, _FEWER, _LEAST = 0.3, 0.6, 0.002  # share of the weights kept: by the first step, of the last one, by any
-_FINEST = 0.8  # share of the last step's weights: after a step that keeps no budget the next one takes the square root
-_REST = 0.6  # share of a step's training after which nothing more is pruned
+_FIRST, _LEAST, _MOST = 0.1, 0.002, 0.8  # shares of the weights kept: the first that is tried, and the bounds
+_STEP, _FINEST = 0.5, 0.8  # of the last share, until one keeps the budget and one does not; nothing finer between them
+_REST = 0.6  # share of a training after which nothing more is pruned
 _SOFT = Distillation(temperature=1.0, weight=1.0)  # the network's answers alone
 _BOTH = Distillation(temperature=1.0, weight=0.5)  # of mixtures, whose labels are mixed as well
 _CLASSICAL = 8, 5  # bits of tables: convolutions, other layers (Han et al. 2016, section 5)
@@ -48,21 +48,32 @@ def pack_trained(
     on_stage: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Packed:
-    """As `pack_within`, of the network as it is and after every step of pruning, until steps and half steps give no
-    file within the budget. training: of each step."""
+    """As `pack_within`, of the network as it is and pruned to several shares, each in one training from the network as
+    it is: shares are halved while the budget is kept, doubled while it is not, and one between the two is tried last.
+    training: of each share. checkpoint: each share's file is this name, a dot and the share; trainings are the same
+    for all budgets."""
     sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
     sweep.look(model)
     pruner = _Pruner(model, task, training, exclude, checkpoint, on_step)
-    last, kept, fewer = model, 1.0, _FIRST
-    while fewer <= _FINEST and kept > _LEAST:
-        keep = kept * fewer
-        on_stage(f"training with {100 * keep:.3g} % of the weights")
-        made = pruner.pruned(last, keep, kept)
-        if sweep.look(made):
-            last, kept, fewer = made, keep, max(fewer, _FEWER)
+    share: float | None = _FIRST
+    within, beyond = 1.0, 0.0  # the least share that kept the budget, the largest that did not
+    while share is not None:
+        on_stage(f"training with {100 * share:.3g} % of the weights")
+        if sweep.look(pruner.pruned(model, share)):
+            within = share
         else:
-            fewer = fewer**0.5
+            beyond = share
+        share = _next(within, beyond)
     return sweep.written(coder)
+
+
+def _next(within: float, beyond: float) -> float | None:
+    """The share to try after these (1 and 0: none yet), None where that would be no news."""
+    if within < 1 and beyond > 0:
+        middle = (within * beyond) ** 0.5
+        return middle if middle <= _FINEST * within else None
+    share = beyond / _STEP if beyond > 0 else within * _STEP
+    return share if _LEAST <= share <= _MOST else None
 
 
 @dataclass
@@ -73,19 +84,16 @@ class _Pruner:
     exclude: tuple[str, ...]
     checkpoint: Path | None
     on_step: Callable[[Progress], None] | None
-    steps: int = 0
 
-    def pruned(self, model: Model, keep: float, before: float = 1.0) -> Model:
-        """A Model in which a share of the weights is left, trained. before: the share that is left now; its zeros
-        stay."""
+    def pruned(self, model: Model, keep: float) -> Model:
+        """A Model in which a share of the weights is left, trained."""
         patterns = _parameters_of(model, self.exclude)
-        hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=patterns, initial=1 - before))
+        hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=patterns))
         chooses = distance_for(self.task, model) is DIVERGENCE
         mixes = chooses and can_mix(model)
         classes = _classes(model) if mixes and labelled(self.task) else 0
         how = _BOTH if classes else _SOFT
-        self.steps += 1
-        file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{self.steps}")
+        file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{keep:.3g}")
         return fit(
             model, mixing(self.task, classes) if mixes else self.task, self.training, hooks=[hook],
             teacher=self.network if chooses else None, distillation=how, checkpoint=file, on_step=self.on_step,

@@ -56,7 +56,7 @@ def test_training_makes_a_smaller_file_for_the_same_budget(made, folder):
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_where_it_was(made, folder, monkeypatch):
     files = sorted(folder.glob("run.*"))
-    assert len(files) > 2 and files[0].name == "run.1"
+    assert len(files) > 2 and folder / "run.0.1" in files
     calls = []
     pl.pack(
         wide(), folder / "again.plt", digits(), budget=BUDGET, finetune=FIT, checkpoint=folder / "run",
@@ -71,9 +71,22 @@ def test_layers_that_are_excluded_keep_every_weight():
     model = pruner.pruned(wide(), 0.3)
     assert zeros(model, "head.weight") == 0
     assert zeros(model, "first.weight") > 0.5
-    again = pruner.pruned(model, 0.18, 0.3)
-    kept = again.named_tensors()["first.weight"] != 0
-    assert (model.named_tensors()["first.weight"][kept] != 0).all()  # what went does not come back
+
+
+def test_shares_are_halved_doubled_and_then_one_between_is_tried():
+    def tried(least):
+        """All shares, where a budget is kept by this one and larger ones."""
+        share, within, beyond, found = 0.1, 1.0, 0.0, []
+        while share is not None:
+            found.append(share)
+            within, beyond = (share, beyond) if share >= least else (within, share)
+            share = packing_trained._next(within, beyond)
+        return found
+
+    assert tried(0.03) == pytest.approx([0.1, 0.05, 0.025, 0.0354], rel=1e-2)
+    assert tried(0.15) == pytest.approx([0.1, 0.2, 0.1414], rel=1e-2)
+    assert tried(0.0) == pytest.approx([0.1, 0.05, 0.025, 0.0125, 0.00625, 0.003125])
+    assert tried(0.9) == pytest.approx([0.1, 0.2, 0.4, 0.8])
 
 
 def test_the_classical_recipe_prunes_shares_and_packs(tmp_path):
