@@ -1,9 +1,9 @@
 """Our int8 against each runtime's own quantizer, on the same 256 calibration samples and on the same runtime.
 
-ONNX Runtime's static quantizer (QDQ), NNCF for OpenVINO, PT2E with XNNPACKQuantizer for ExecuTorch: their files as
-`benchmarks/peers` makes them. Accuracy is paired on the whole test split, latency alternated in one run (one thread,
-batch 1): drop is what ours loses against theirs, below zero where ours is
-better; latency and bytes are ours of theirs.
+ONNX Runtime's static quantizer (QDQ), NNCF for OpenVINO, PT2E with XNNPACKQuantizer for ExecuTorch, ai-edge-quantizer
+for LiteRT: their files as `benchmarks/peers` makes them. Accuracy is paired on the whole test split, latency alternated
+in one run (one thread, batch 1): drop is what ours loses against theirs, below zero where ours is better; latency and
+bytes are ours of theirs.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ RIVALS = {
     "onnxruntime": ("onnxruntime_quantizer", "static-qdq"),
     "openvino": ("nncf_openvino", "int8"),
     "executorch": ("pt2e_xnnpack", "int8"),
+    "litert": ("ai_edge_quantizer", "int8"),
 }
 NETWORKS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "unet"
 LIMIT_S = 1200.0
