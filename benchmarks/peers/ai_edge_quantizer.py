@@ -1,8 +1,9 @@
 """LiteRT with ai-edge-quantizer's static int8, of the float file that packlight writes for LiteRT.
 
 Its recipe static_wi8_ai8 as it is: weights with a scale an output channel, activations min-max over the calibration
-samples, every operator that it supports; inputs and outputs stay float, as in the file beside it. It lives beside LiteRT's converter, in packlight's own environment for that
-(`packlight targets install litert`), where this file calls itself.
+samples, every operator that it supports; inputs and outputs stay float, as in the file beside it. It lives beside
+LiteRT's converter, in packlight's own environment for that (`packlight targets install litert`), where this file calls
+itself.
 https://github.com/google-ai-edge/ai-edge-quantizer
 """
 
