@@ -1,5 +1,6 @@
 """What a network takes to download where training is allowed: `.plt` files after pruning and training within budgets of
-0.1 and 0.5 points, beside the Deep Compression recipe, and the dense network with as much training as a control.
+0.1 and 0.5 points, beside the Deep Compression recipe with trainings as long, and the dense network, trained as the
+pruned ones are, as a control.
 
 Drops that choose are on validation data, those given on the 10,000 test images, paired with the float network. Of Deep
 Compression, the smallest file within 0.5 points on validation data of those of all shares and bits tried, else the one
@@ -25,6 +26,8 @@ from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
 from packlight.model import Model
 from packlight.task import Task
+from packlight.train import Distillation, fit
+from packlight.train.mixing import mixing
 
 NETWORKS = {
     "lenet300": ("benchmarks/networks/lenet300.plm", pl.Fit(epochs=20, learning_rate=0.1, weight_decay=0.0)),
@@ -32,7 +35,7 @@ NETWORKS = {
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
 BUDGETS = 0.5, 0.1  # points
 SHARES, BITS = (0.1, 0.05), (5, 4)
-ENOUGH = 0.5  # points
+ENOUGH, CLASSES = 0.5, 10  # points
 
 
 def study(folder: Path) -> Iterator[Finding]:
@@ -46,24 +49,21 @@ def _of_network(name: str, folder: Path) -> Iterator[Finding]:
     task, model = Task.named("fashion-mnist"), pl.load(ROOT / path)
     task = replace(task, augment=None) if name in PLAIN else task
     before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
-    steps = 0
     for most in BUDGETS:
         began = time.monotonic()
         packed = pl.pack(
             model, folder / f"{name}.plt", task, budget=f"drop<={most}points", finetune=training,
-            checkpoint=folder / f"{name}-{most}",
+            checkpoint=folder / name,
         )  # fmt: skip
-        steps = max(steps, len(list(folder.glob(f"{name}-{most}.*"))))
         form = f"{name}, .plt trained within {most} points"
         yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
         if packed.drop is not None:
             yield finding(form, "drop on validation data", packed.drop)
         yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-    longer = replace(training, epochs=3 * training.epochs)
-    made, size, form = _classical(model, task, longer, folder / f"{name}-dc.plt")
+    made, size, form = _classical(model, task, training, folder / f"{name}-dc.plt")
     yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
-    dense = pl.finetune(model, task, options=replace(training, epochs=steps * training.epochs))
-    yield finding(f"{name}, dense, as much training", "drop", evaluate(dense, task).drop_from(before))
+    dense = fit(model, mixing(task, CLASSES), training, teacher=model, distillation=Distillation(1.0, 0.5))
+    yield finding(f"{name}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
 
 
 def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[Model, int, str]:

@@ -13,7 +13,7 @@ from packlight.measure.quality import evaluate
 from packlight.search import packing_trained
 
 BUDGET = "drop<=1points"
-FIT = pl.Fit(epochs=10, learning_rate=0.1, weight_decay=0.0)
+FIT = pl.Fit(epochs=30, learning_rate=0.1, weight_decay=0.0)
 
 
 @functools.cache
