@@ -604,6 +604,7 @@ def pack(
     samples: int = 2048,
     judged: int = 5000,
     finetune: Fit | None = None,
+    teacher: Model | None = None,
     checkpoint: str | Path | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Progress], None] | None = None,
@@ -619,8 +620,9 @@ def pack(
 
     finetune: with a budget, weights are also pruned, and the rest is trained as this says, to answer as the network
     did; some five shares of the weights are tried, each a training of its own, and the smallest file of all is kept.
-    Layers that are excluded are not pruned, but trained along. checkpoint: beginning of the names of files, one a
-    share, that a killed training resumes from.
+    Layers that are excluded are not pruned, but trained along. teacher: a better network of the same task, whose
+    answers training follows instead of the network's own; the budget stays of the network. checkpoint: beginning of
+    the names of files, one a share, that a killed training resumes from.
     """
     modes = {coder.name.lower(): coder for coder in codec.Coder}
     if mode not in modes:
@@ -632,10 +634,12 @@ def pack(
         raise PacklightError("a budget needs a task to measure the drop on, and takes the place of a price")
     if finetune is not None and budget is None:
         raise PacklightError("training prunes as far as a budget allows; give one, e.g. drop<=0.5points")
+    if teacher is not None and finetune is None:
+        raise PacklightError("a teacher is of training; give finetune, too")
     chosen = _task(task) if task is not None else None
     if budget is not None and chosen is not None and finetune is not None:
         return pack_trained(
-            model, path, coder, chosen, budget, patterns, samples, judged, finetune,
+            model, path, coder, chosen, budget, patterns, samples, judged, finetune, teacher,
             Path(checkpoint) if checkpoint else None, on_stage, on_step,
         )  # fmt: skip
     if budget is not None and chosen is not None:

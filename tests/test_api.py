@@ -43,7 +43,10 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         ("transfer", "model task classes modes time_limit options on_stage"),
         ("export", "model path target form task dims"),
         ("convert", "source path target form dims"),
-        ("pack", "model path task budget price mode exclude samples judged finetune checkpoint on_stage on_step"),
+        (
+            "pack",
+            "model path task budget price mode exclude samples judged finetune teacher checkpoint on_stage on_step",
+        ),
         ("unpack", "path out target tables"),
         ("build_in", "model task dtype layout scale shift after"),
         ("compare", "model task target split exclude on_stage"),

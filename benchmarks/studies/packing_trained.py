@@ -29,12 +29,14 @@ from packlight.task import Task
 from packlight.train import Distillation, fit
 from packlight.train.mixing import mixing
 
-NETWORKS = {
-    "lenet300": ("benchmarks/networks/lenet300.plm", pl.Fit(epochs=20, learning_rate=0.1, weight_decay=0.0)),
+NETWORKS = {  # the network, how each share of its weights is trained, and the network that it follows
+    "lenet300": ("lenet300", pl.Fit(epochs=60, learning_rate=0.2, weight_decay=0.0), "lenet300"),
+    "lenet5": ("lenet5", pl.Fit(epochs=20, learning_rate=0.05, weight_decay=0.0), "lenet5"),
+    "lenet300, taught by lenet5": ("lenet300", pl.Fit(epochs=30, learning_rate=0.2, weight_decay=0.0), "lenet5"),
 }
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
 BUDGETS = 0.5, 0.1  # points
-SHARES, BITS = (0.1, 0.05), (5, 4)
+SHARES, BITS = (0.1, 0.05, 0.03), (5, 4)
 ENOUGH, CLASSES = 0.5, 10  # points
 
 
@@ -44,26 +46,31 @@ def study(folder: Path) -> Iterator[Finding]:
         yield from part(folder, name, partial(_of_network, name, folder))
 
 
-def _of_network(name: str, folder: Path) -> Iterator[Finding]:
-    path, training = NETWORKS[name]
-    task, model = Task.named("fashion-mnist"), pl.load(ROOT / path)
+def _of_network(title: str, folder: Path) -> Iterator[Finding]:
+    name, training, followed = NETWORKS[title]
+    task, model, teacher = Task.named("fashion-mnist"), _trained(name), _trained(followed)
     task = replace(task, augment=None) if name in PLAIN else task
     before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
     for most in BUDGETS:
         began = time.monotonic()
         packed = pl.pack(
-            model, folder / f"{name}.plt", task, budget=f"drop<={most}points", finetune=training,
-            checkpoint=folder / name,
+            model, folder / f"{name}-{followed}.plt", task, budget=f"drop<={most}points", finetune=training,
+            teacher=teacher, checkpoint=folder / f"{name}-{followed}",
         )  # fmt: skip
-        form = f"{name}, .plt trained within {most} points"
+        form = f"{title}, .plt trained within {most} points"
         yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
         if packed.drop is not None:
             yield finding(form, "drop on validation data", packed.drop)
         yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-    made, size, form = _classical(model, task, training, folder / f"{name}-dc.plt")
-    yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
-    dense = fit(model, mixing(task, CLASSES), training, teacher=model, distillation=Distillation(1.0, 0.5))
-    yield finding(f"{name}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
+    if followed == name:
+        made, size, form = _classical(model, task, training, folder / f"{name}-dc.plt")
+        yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
+    dense = fit(model, mixing(task, CLASSES), training, teacher=teacher, distillation=Distillation(1.0, 0.5))
+    yield finding(f"{title}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
+
+
+def _trained(name: str) -> Model:
+    return pl.load(ROOT / "benchmarks" / "networks" / f"{name}.plm")
 
 
 def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[Model, int, str]:

@@ -31,9 +31,12 @@ def pack(
     samples: Annotated[int, typer.Option(help="Inputs that tell what each weight matters.")] = 2048,
     judged: Annotated[int, typer.Option(help="Validation samples that each try is scored on.")] = 5000,
     epochs: Annotated[
-        float | None, typer.Option(help="Within a budget: also prune step by step, and train so long in each step.")
+        float | None, typer.Option(help="Within a budget: also prune, to some five shares, and train so long for each.")
     ] = None,
     learning_rate: RateOption = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A better network of the task that training follows instead of the network.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Beginning of file names that killed training resumes from.")
     ] = None,
@@ -44,13 +47,14 @@ def pack(
     from packlight.api import pack as packed
     from packlight.train import Fit
 
-    if learning_rate is not None and epochs is None:
-        raise PacklightError("--lr is of training; give --epochs, too")
+    if (learning_rate is not None or teacher is not None) and epochs is None:
+        raise PacklightError("--lr and --teacher are of training; give --epochs, too")
     finetune = None if epochs is None else Fit(epochs=epochs, learning_rate=learning_rate or Fit.learning_rate)
     with progress.stages_and_steps("packing", as_json, finetune is not None) as (stage, advance):
         made = packed(
             load(model), out, task, budget=budget, price=price, mode=mode, exclude=exclude or (), samples=samples,
-            judged=judged, finetune=finetune, checkpoint=checkpoint, on_stage=stage, on_step=training.shown(advance),
+            judged=judged, finetune=finetune, teacher=load(teacher) if teacher else None, checkpoint=checkpoint,
+            on_stage=stage, on_step=training.shown(advance),
         )  # fmt: skip
     if as_json:
         show.as_json({

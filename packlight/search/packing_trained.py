@@ -44,17 +44,18 @@ def pack_trained(
     samples: int,
     judged: int,
     training: Fit,
+    teacher: Model | None = None,
     checkpoint: Path | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Packed:
     """As `pack_within`, of the network as it is and pruned to several shares, each in one training from the network as
     it is: shares are halved while the budget is kept, doubled while it is not, and one between the two is tried last.
-    training: of each share. checkpoint: each share's file is this name, a dot and the share; trainings are the same
-    for all budgets."""
+    training: of each share. teacher: who answers in the network's place. checkpoint: each share's file is this name, a
+    dot and the share; trainings are the same for all budgets."""
     sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
     sweep.look(model)
-    pruner = _Pruner(model, task, training, exclude, checkpoint, on_step)
+    pruner = _Pruner(teacher or model, task, training, exclude, checkpoint, on_step)
     share: float | None = _FIRST
     within, beyond = 1.0, 0.0  # the least share that kept the budget, the largest that did not
     while share is not None:
@@ -78,7 +79,7 @@ def _next(within: float, beyond: float) -> float | None:
 
 @dataclass
 class _Pruner:
-    network: Model
+    teacher: Model
     task: Task
     training: Fit
     exclude: tuple[str, ...]
@@ -96,7 +97,7 @@ class _Pruner:
         file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{keep:.3g}")
         return fit(
             model, mixing(self.task, classes) if mixes else self.task, self.training, hooks=[hook],
-            teacher=self.network if chooses else None, distillation=how, checkpoint=file, on_step=self.on_step,
+            teacher=self.teacher if chooses else None, distillation=how, checkpoint=file, on_step=self.on_step,
         )  # fmt: skip
 
 

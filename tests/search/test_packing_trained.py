@@ -2,6 +2,7 @@
 
 import functools
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,3 +127,16 @@ def test_nothing_is_mixed_where_inputs_are_integers_or_several(monkeypatch):
     assert not can_mix(text)
     assert not can_mix(pl.load(Two(), (torch.zeros(2, 3), torch.zeros(2, 3))))
     assert packing_trained._SOFT.weight == 1
+
+
+def test_a_teacher_is_followed_in_the_networks_place(tmp_path):
+    """One that knows nothing of the digits makes training useless; the network itself is the other case."""
+    torch.manual_seed(1)
+    stranger = pl.load(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.zeros(2, 1, 8, 8))
+    task, short = replace(digits(), augment=None), pl.Fit(epochs=4, learning_rate=0.1)
+    own, other = (
+        packing_trained._Pruner(t, task, short, (), None, None).pruned(wide(), 0.2) for t in (wide(), stranger)
+    )
+    assert evaluate(other, task, "validation").drop_from(evaluate(own, task, "validation")).value > 5
+    with pytest.raises(pl.PacklightError, match="a teacher is of training"):
+        pl.pack(wide(), tmp_path / "net.plt", digits(), budget=BUDGET, teacher=stranger)
