@@ -19,7 +19,7 @@ from disks import mounted
 from small_tasks import trained
 
 import packlight as pl
-from packlight import cli, targets
+from packlight import targets
 from packlight.errors import ChildFailure
 from packlight.files import write_text
 
@@ -98,21 +98,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(folder, monkeypatch, capsys):
-    """Run a command line in this process: (exit code, standard output, standard error)."""
+def run(folder, monkeypatch, command_line):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def command(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["packlight", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    yield command
-    signal.signal(signal.SIGTERM, handler)
+    return command_line
 
 
 def one_line(error: str) -> str:

@@ -1,14 +1,11 @@
 """`--input` of the command line: example inputs for files that leave sizes open."""
 
 import json
-import signal
-import sys
 
 import pytest
 import torch
 from torch import nn
 
-from packlight import cli
 from packlight.cli.options import example_inputs
 from packlight.errors import PacklightError
 
@@ -21,29 +18,14 @@ def scripted(tmp_path):
     return tmp_path / "net.pt"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def command(*words):
-        monkeypatch.setattr(sys, "argv", ["packlight", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    yield command
-    signal.signal(signal.SIGTERM, handler)
-
-
-def test_torchscript_is_inspected_and_converted(scripted, run, tmp_path):
-    code, _, told = run("inspect", scripted)
+def test_torchscript_is_inspected_and_converted(scripted, command_line, tmp_path):
+    code, _, told = command_line("inspect", scripted)
     assert code == 2
     assert "--input 1x3x224x224" in told
-    code, told, _ = run("inspect", scripted, "--input", "1x3x8x8", "--json")
+    code, told, _ = command_line("inspect", scripted, "--input", "1x3x8x8", "--json")
     assert code == 0
     assert "[batch, 3, 8, 8]" in json.loads(told)["model"]
-    code, _, _ = run("convert", scripted, tmp_path / "net.onnx", "--input", "2x3x8x8")
+    code, _, _ = command_line("convert", scripted, tmp_path / "net.onnx", "--input", "2x3x8x8")
     assert code == 0
     assert (tmp_path / "net.onnx").exists()
 

@@ -9,24 +9,15 @@ import pytest
 from small_tasks import trained
 
 import packlight as pl
-from packlight import cli
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """A command's exit code, standard output and standard error, in a folder with net.plm and net.plt."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line):
+    """Command lines in a folder with net.plm and net.plt."""
     trained().save(tmp_path / "net.plm")
     pl.pack(trained(), tmp_path / "net.plt")
     monkeypatch.chdir(tmp_path)
-
-    def command(*args: str) -> tuple[object, str, str]:
-        monkeypatch.setattr("sys.argv", ["packlight", *args])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return command
+    return command_line
 
 
 def test_pack_says_what_is_downloaded_and_what_memory_holds(run):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +13,6 @@ import torch
 from small_tasks import digits, trained
 
 import packlight as pl
-from packlight import cli
 
 TASK_FILE = """
 import sys
@@ -77,21 +74,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(folder, monkeypatch, capsys):
-    """Run a command line in this process: (exit code, standard output, standard error)."""
+def run(folder, monkeypatch, command_line):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def command(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["packlight", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    yield command
-    signal.signal(signal.SIGTERM, handler)
+    return command_line
 
 
 def prune(*more: str, model: str = "net.plm", out: str = "p.plm") -> tuple[str, ...]:

@@ -9,7 +9,6 @@ import pytest
 from small_tasks import digits, trained
 
 import packlight as pl
-from packlight import cli
 from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
 
@@ -30,18 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """A command's exit code, standard output and standard error."""
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, command_line):
     monkeypatch.chdir(folder)
-
-    def command(*args: str) -> tuple[object, str, str]:
-        monkeypatch.setattr("sys.argv", ["packlight", *args])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return command
+    return command_line
 
 
 def sensitivity(*more: str) -> tuple[str, ...]:
