@@ -28,7 +28,7 @@ $(VENV)/.run-ready: $(PINS)
 $(VENV)/.test-ready: $(VENV)/.run-ready
 	@$(SETUP) onnxruntime,openvino,executorch,ncnn,mnn,coreml,dev
 	@$(BIN)/packlight targets install litert || echo "packlight: the tests of litert will be skipped"
-	@$(BIN)/python -m pip install -q --no-deps --target $(VENV)/apart --upgrade -r tests/sources/timm.txt || \
+	@$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/apart -c $(VENV)/constraints.txt timm torchvision || \
 		echo "packlight: the tests of timm will be skipped"
 	@$(BIN)/packlight targets install tensorflow || echo "packlight: the tests of TensorFlow's files will be skipped"
 	@touch $@

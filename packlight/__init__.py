@@ -11,32 +11,23 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from packlight.api import (
+    from packlight.api.compressing import (
         build_in,
-        compare,
         compare_layers,
-        compress,
-        convert,
-        distill,
-        estimate,
-        export,
-        finetune,
         fold,
-        install_target,
-        load,
-        measure,
         mend_layers,
-        pack,
         prunable,
         prune,
         quantize,
         renorm,
         sensitivity,
         share_weights,
-        transfer,
         tune_placement,
-        unpack,
     )
+    from packlight.api.delivering import convert, deep_compression, export, pack, unpack
+    from packlight.api.measuring import compare, compress, estimate, install_target, measure
+    from packlight.api.opening import load
+    from packlight.api.training import distill, finetune, transfer
     from packlight.errors import PacklightError
     from packlight.measure import Measurement
     from packlight.model import Model, statistics
@@ -50,32 +41,38 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "packlight.api": (
+    "packlight.api.compressing": (
         "build_in",
-        "compare",
         "compare_layers",
-        "compress",
-        "convert",
-        "deep_compression",
-        "distill",
-        "estimate",
-        "export",
-        "finetune",
         "fold",
-        "install_target",
-        "load",
-        "measure",
         "mend_layers",
-        "pack",
         "prunable",
         "prune",
         "quantize",
         "renorm",
         "sensitivity",
         "share_weights",
-        "transfer",
         "tune_placement",
+    ),
+    "packlight.api.delivering": (
+        "convert",
+        "deep_compression",
+        "export",
+        "pack",
         "unpack",
+    ),
+    "packlight.api.measuring": (
+        "compare",
+        "compress",
+        "estimate",
+        "install_target",
+        "measure",
+    ),
+    "packlight.api.opening": ("load",),
+    "packlight.api.training": (
+        "distill",
+        "finetune",
+        "transfer",
     ),
     "packlight.errors": ("PacklightError",),
     "packlight.measure": ("Measurement",),

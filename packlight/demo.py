@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import resources
 
-from packlight.api import compress
+from packlight.api.measuring import compress
 from packlight.model import Model
 from packlight.search.result import Result
 from packlight.task import Task

@@ -82,7 +82,8 @@ def _versions(target: targets.Target) -> dict[str, str]:
 
 
 def _try(target: targets.Target, quantized: bool) -> Finding:
-    from packlight import api
+    from packlight.api.compressing import quantize
+    from packlight.api.delivering import export
     from packlight.measure.parity import check
     from packlight.task import Task
 
@@ -91,9 +92,9 @@ def _try(target: targets.Target, quantized: bool) -> Finding:
     try:
         model = _tiny()
         if quantized:
-            model = api.quantize(model, Task("doctor", calibration=images), target=target)
+            model = quantize(model, Task("doctor", calibration=images), target=target)
         with tempfile.TemporaryDirectory(prefix="packlight-") as folder:
-            artifact = api.export(model, Path(folder) / f"tiny{target.suffix}", target=target)
+            artifact = export(model, Path(folder) / f"tiny{target.suffix}", target=target)
             if target.elsewhere:
                 return Finding(subject, True, f"exported, {artifact.bytes:,} bytes; runs on {target.elsewhere}")
             parity = check(model, artifact, (images,))
@@ -108,8 +109,8 @@ def _tiny() -> Any:
     import torch
     from torch import nn
 
-    from packlight import api
+    from packlight.api.opening import load
 
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
-    return api.load(nn.Sequential(*layers), torch.zeros(2, 3, 16, 16), name="tiny")
+    return load(nn.Sequential(*layers), torch.zeros(2, 3, 16, 16), name="tiny")

@@ -14,7 +14,7 @@ from small_tasks import digits, images, trained, untrained
 from torch import nn
 
 import packlight as pl
-from packlight import api
+from packlight.api import measuring
 from packlight.errors import PacklightError
 from packlight.measure import Measurement
 
@@ -150,11 +150,11 @@ def no_runtime(monkeypatch):
         bytes_of = [Measurement.exact(f.bytes, "bytes") for f in files]
         return [Latency(m, m, r, m, b, (m.value / 1e3,)) for m, r, b in zip(ms, ratios, bytes_of, strict=True)]
 
-    monkeypatch.setattr(api, "Artifact", SimpleNamespace)
-    monkeypatch.setattr(api, "evaluate_artifact", evaluate)
-    monkeypatch.setattr(api, "compare_times", compare)
-    monkeypatch.setattr(api, "throughput", lambda f, i, t: {n: Measurement(1.0, "samples/s", 9, 1, 1) for n in t})
-    monkeypatch.setattr(api, "cores", lambda: 2)
+    monkeypatch.setattr(measuring, "Artifact", SimpleNamespace)
+    monkeypatch.setattr(measuring, "evaluate_artifact", evaluate)
+    monkeypatch.setattr(measuring, "compare_times", compare)
+    monkeypatch.setattr(measuring, "throughput", lambda f, i, t: {n: Measurement(1.0, "samples/s", 9, 1, 1) for n in t})
+    monkeypatch.setattr(measuring, "cores", lambda: 2)
 
 
 def test_a_file_alone_has_no_drop_and_no_ratio(no_runtime):

@@ -23,8 +23,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """One float network on several runtimes: every form of each, proven, scored, and timed in one run."""
-    from packlight.api import compare as compared
-    from packlight.api import load
+    from packlight.api.measuring import compare as compared
+    from packlight.api.opening import load
 
     outputs.check_page(plot, "--plot")
     with progress.stages(as_json) as stage:

@@ -32,8 +32,8 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a network in another format, not compressed, and make sure that it gives the same outputs there."""
-    from packlight.api import convert as converted
-    from packlight.api import load
+    from packlight.api.delivering import convert as converted
+    from packlight.api.opening import load
 
     if out.suffix == ".plm":
         outputs.check_file(out)

@@ -22,8 +22,8 @@ def estimate(
     as_json: JsonOption = False,
 ) -> None:
     """A lower bound of latency on devices, from their data sheets. Estimates, not measurements."""
-    from packlight.api import estimate as estimated
-    from packlight.api import load
+    from packlight.api.measuring import estimate as estimated
+    from packlight.api.opening import load
     from packlight.measure.devices import device_names
 
     with progress.stages(as_json):

@@ -28,8 +28,9 @@ def compare_layers(
     as_json: JsonOption = False,
 ) -> None:
     """Signal-to-noise ratio of every quantized layer, the worst first, with the likely cause and what to try."""
-    from packlight.api import compare_layers as compare
-    from packlight.api import load, mend_layers
+    from packlight.api.compressing import compare_layers as compare
+    from packlight.api.compressing import mend_layers
+    from packlight.api.opening import load
 
     if fix != (out is not None):
         raise PacklightError("--fix needs --out FILE.plm, and --out needs --fix")

@@ -43,8 +43,8 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Write a network as a .plt file, the smallest download of it."""
-    from packlight.api import load
-    from packlight.api import pack as packed
+    from packlight.api.delivering import pack as packed
+    from packlight.api.opening import load
     from packlight.train import Fit
 
     if (learning_rate is not None or teacher is not None) and epochs is None:
@@ -77,7 +77,7 @@ def unpack(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a .plt file into a .plm file or a file for a runtime."""
-    from packlight.api import unpack as unpacked
+    from packlight.api.delivering import unpack as unpacked
     from packlight.targets import Artifact
 
     with progress.stages(as_json):

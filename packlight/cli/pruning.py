@@ -81,7 +81,7 @@ def prune(
 ) -> None:
     """Cut channels and heads off a network, prove the cut, and say what it cost. With --epochs it is trained after."""
     from packlight import targets
-    from packlight.api import load
+    from packlight.api.opening import load
     from packlight.search.pruning.gradual import Gradual
     from packlight.search.pruning.prune import pruned
     from packlight.search.pruning.sensitivity import sensitivity as cut_alone

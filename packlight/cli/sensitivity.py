@@ -27,8 +27,8 @@ def sensitivity(
     as_json: JsonOption = False,
 ) -> None:
     """How much every layer matters, by one of seven measures; the largest first."""
-    from packlight.api import load
-    from packlight.api import sensitivity as measured
+    from packlight.api.compressing import sensitivity as measured
+    from packlight.api.opening import load
 
     outputs.check_page(plot, "--plot")
     with progress.stages(as_json):

@@ -30,8 +30,8 @@ def share_weights(
     as_json: JsonOption = False,
 ) -> None:
     """Make every weight one of a few values, which a table holds, and save the network as a .plm file."""
-    from packlight.api import load
-    from packlight.api import share_weights as share
+    from packlight.api.compressing import share_weights as share
+    from packlight.api.opening import load
 
     outputs.check_file(out)
     by_name = dict(options.pattern_and_bits(given) for given in layer or ())

@@ -60,8 +60,8 @@ def test_convert_leaves_no_file_where_the_runtime_is_wrong(tmp_path, monkeypatch
         manifest_path(out).write_text("{}")
         return SimpleNamespace(path=out, target=OnnxRuntime(), manifest={"files": {out.name: {}}})
 
-    monkeypatch.setattr("packlight.api.export", written)
-    monkeypatch.setattr("packlight.api.check_parity", lambda *_: wrong)
+    monkeypatch.setattr("packlight.api.delivering.export", written)
+    monkeypatch.setattr("packlight.api.delivering.check_parity", lambda *_: wrong)
     with pytest.raises(PacklightError, match="onnxruntime runs net wrongly: off by 2 %"):
         pl.convert(path, tmp_path / "again.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
