@@ -14,6 +14,7 @@ from packlight.codec.rans import TOTAL, frequencies_of, read_symbols, write_symb
 
 _DENSE, _GAPS = 0, 1
 _LONGEST = 255  # zeros that one gap counts; a gap of as many has no value after it
+_NARROW = 1 << 30  # beyond which values take 64 bits in memory
 _ESCAPE_FROM = TOTAL // 2  # different levels beyond which the rare ones are written out
 
 
@@ -28,8 +29,9 @@ def write_fast(levels: np.ndarray, shapes: Sequence[Shape]) -> bytes:
     return made
 
 
-def read_fast(data: bytes, shapes: Sequence[Shape]) -> tuple[np.ndarray, np.ndarray]:
-    """The int64 [levels] that `write_fast` coded, and float64 [matrices], the bits that each took. Raises Damaged."""
+def read_fast(data: bytes, shapes: Sequence[Shape]) -> tuple[list[np.ndarray], np.ndarray]:
+    """The int32 or int64 [rows · columns] of each matrix that `write_fast` coded, and float64 [matrices], the bits that
+    each took. Raises Damaged."""
     fields, made, costs = Fields(data), [], []
     for rows, columns, _ in shapes:
         start = fields.at
@@ -40,7 +42,7 @@ def read_fast(data: bytes, shapes: Sequence[Shape]) -> tuple[np.ndarray, np.ndar
         costs.append(8.0 * (fields.at - start))
     if fields.left:
         raise Damaged(f"{fields.left:,} bytes stand after its last matrix")
-    return np.concatenate(made), np.array(costs)
+    return made, np.array(costs)
 
 
 class FastWords:
@@ -86,7 +88,7 @@ def _read_gaps(fields: Fields, count: int) -> np.ndarray:
     places = np.cumsum(steps)[ends] + np.arange(len(ends))
     if len(ends) != many or (many and not 0 <= places[0] <= places[-1] < count):
         raise Damaged("its gaps do not fit")
-    made = np.zeros(count, np.int64)
+    made = np.zeros(count, values.dtype)
     made[places] = values
     return made
 
@@ -123,9 +125,11 @@ def _read(fields: Fields, count: int) -> np.ndarray:
             raise Damaged("an empty alphabet")
         return np.zeros(0, np.int64)
     symbols = read_symbols(coded, count, frequencies) if len(frequencies) > 1 else np.zeros(count, np.uint16)
-    where = np.flatnonzero(symbols == many)
+    where = np.flatnonzero(symbols == many) if escapes else np.zeros(0, np.int64)
     if len(where) != escapes:
         raise Damaged("its escapes do not fit")
-    made = np.append(kept, 0)[symbols]
-    made[where] = [fields.signed(1 << 40) for _ in range(escapes)]
+    spelt = np.array([fields.signed(1 << 40) for _ in range(escapes)], np.int64)
+    narrow = all(-_NARROW <= v < _NARROW for part in (kept, spelt) for v in (part.min(initial=0), part.max(initial=0)))
+    made: np.ndarray = np.append(kept, 0).astype(np.int32 if narrow else np.int64)[symbols]
+    made[where] = spelt
     return made

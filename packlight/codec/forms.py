@@ -138,7 +138,10 @@ def _step(entries: np.ndarray) -> np.float32 | None:
 
 
 def _from_steps(levels: np.ndarray, step: np.float32) -> np.ndarray:
-    made: np.ndarray = levels.astype(np.float32) * step
+    """float32 [n]; takes the place of int32 levels, since fresh memory is what takes most of the time."""
+    made: np.ndarray = levels.view(np.float32) if levels.dtype == np.int32 else np.empty(len(levels), np.float32)
+    np.copyto(made, levels, casting="unsafe")
+    made *= step
     return made
 
 
@@ -197,18 +200,19 @@ def restore(
         raise Damaged(f"{kind.name.lower()} of {dtype}")
     match kind:
         case Kind.LEVELS:
-            values, info = levels + head, np.iinfo(element.bits)
+            values, info = levels.astype(np.int64) + head, np.iinfo(element.bits)
             _check(count == 0 or (info.min <= values.min() and values.max() <= _most(dtype)), f"its {dtype} overflow")
             return values.astype(element.bits)
         case Kind.STEPS:
-            _check((np.abs(levels) <= _MOST_STEPS).all(), "a level in it has no float32")
+            least, most = (int(levels.min()), int(levels.max())) if count else (0, 0)
+            largest = max(-least, most)
+            _check(largest <= _MOST_STEPS, "a level in it has no float32")
             with np.errstate(over="ignore"):
-                floats = _from_steps(levels, head)
-            _check(np.isfinite(floats).all(), "a multiple of a step in it is infinite")
-            return floats.view(element.bits)
+                _check(np.isfinite(np.float32(largest) * head), "a multiple of a step in it is infinite")
+            return _from_steps(levels, head).view(element.bits)
         case Kind.TABLE:
             entries, middle = head
-            place = levels + middle
+            place = levels.astype(np.int64) + middle
             _check(count == 0 or (place.min() >= 0 and place.max() < len(entries)), "it leaves its table")
             return entries[place]
         case Kind.SPARSE:

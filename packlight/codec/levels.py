@@ -201,13 +201,15 @@ def write_levels(levels: np.ndarray, shapes: Sequence[Shape]) -> bytes:
         room = octets(length)
 
 
-def read_levels(data: bytes, shapes: Sequence[Shape]) -> tuple[np.ndarray, np.ndarray]:
-    """The int64 [sum of rows · columns] that `write_levels` coded, and float64 [matrices], the bits that each took,
-    before any is lost to the coder. From other data, some integers, or Damaged."""
-    levels = numbers(np.zeros(sum(rows * columns for rows, columns, _ in shapes)))
+def read_levels(data: bytes, shapes: Sequence[Shape]) -> tuple[list[np.ndarray], np.ndarray]:
+    """The int64 [rows · columns] of each matrix that `write_levels` coded, and float64 [matrices], the bits that each
+    took, before any is lost to the coder. From other data, some integers, or Damaged."""
+    ends = np.cumsum([rows * columns for rows, columns, _ in shapes])
+    levels = numbers(np.zeros(int(ends[-1]), np.int64))
     costs = numbers(np.zeros(len(shapes)))
     flat = [n for shape in shapes for n in shape]
     length = _code_all(fresh(READ, len(data)), given(data), levels, numbers(flat), costs, *_model(shapes))
     if length == _TOO_LONG:
         raise Damaged(f"a level in it has more than {_DIGITS - 1} binary digits")
-    return np.asarray(levels, np.int64), np.diff(np.asarray(costs, np.float64), prepend=0.0) / COST_UNIT
+    split = np.split(np.asarray(levels, np.int64), ends[:-1])
+    return split, np.diff(np.asarray(costs, np.float64), prepend=0.0) / COST_UNIT

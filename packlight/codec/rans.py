@@ -94,7 +94,7 @@ def write_symbols(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
     """Symbols [n], 0 to len(frequencies) − 1, as coded bytes. frequencies: as of `frequencies_of`."""
     states = numbers(np.full(LANES, _FLOOR))
     starts = np.concatenate([[0], np.cumsum(frequencies)[:-1]])
-    words = numbers(np.zeros(len(symbols) + 8), np.uint16)
+    words = numbers(np.zeros(len(symbols) + 8, np.uint16), np.uint16)
     first = _encode(numbers(symbols, np.uint16), numbers(frequencies), numbers(starts), words, states)
     return np.asarray(states, "<u4").tobytes() + np.asarray(words[first:], "<u2").tobytes()
 
@@ -108,7 +108,7 @@ def read_symbols(data: bytes, count: int, frequencies: np.ndarray) -> np.ndarray
     starts = np.concatenate([[0], np.cumsum(frequencies)[:-1]])
     owner = np.repeat(np.arange(len(frequencies)), frequencies)
     table = owner | frequencies[owner] << 12 | (np.arange(TOTAL) - starts[owner]) << 25
-    symbols = numbers(np.zeros(count), np.uint16)
+    symbols = numbers(np.zeros(count, np.uint16), np.uint16)
     read = _decode(symbols, numbers(table), numbers(np.append(words, 0), np.uint16), numbers(states))
     if read != len(words):
         raise Damaged(f"a stream of {len(words)} words ends after {read}")

@@ -72,17 +72,18 @@ def read_stream(data: bytes, entries: Sequence[Entry], coder: Coder) -> list[Par
         heads.append((Kind(kind), read_head(Kind(kind), fields, entry.dtype, entry.count), fields.at - start))
         if kind in (Kind.LEVELS, Kind.STEPS, Kind.TABLE, Kind.SPARSE):
             shapes.append(shape_of(entry.shape))
-    levels, costs = np.zeros(0, np.int64), np.zeros(0)
+    levels: list[np.ndarray] = []
+    costs = np.zeros(0)
     if shapes:
         coded = fields.take(fields.whole())
         levels, costs = read_levels(coded, shapes) if coder == Coder.SMALL else read_fast(coded, shapes)
-    parts, at, place = [], 0, 0
+    parts, place = [], 0
     for entry, (kind, head, length) in zip(entries, heads, strict=True):
         part, cost = None, 8.0 * (1 + length)
         if kind in (Kind.LEVELS, Kind.STEPS, Kind.TABLE, Kind.SPARSE):
-            part = levels[at : at + entry.count]
+            part = levels[place]
             cost += float(costs[place])
-            at, place = at + entry.count, place + 1
+            place += 1
         start = fields.at
         bits = restore(kind, head, part, fields, entry.dtype, entry.count, _WORDS[coder])
         parts.append(Part(kind, bits, cost + 8.0 * (fields.at - start)))
