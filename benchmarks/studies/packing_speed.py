@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import packlight as pl
 from benchmarks import ROOT
 from benchmarks.ledger import Finding, finding
@@ -34,11 +36,12 @@ NETWORKS = {
 }
 PRICE, SAMPLES, TIMES = 1e-11, 64, 5
 OPENED = """
-import json, os, sys, time
+import json, os, sys, time, torch
 from pathlib import Path
 from packlight.codec import read_packed
 from packlight.codec.container import read
 status = lambda key: next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
+torch.set_num_threads(1)
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 read_packed(sys.argv[2])
 before, times = status("VmRSS"), []
@@ -57,6 +60,7 @@ print(json.dumps([times, grown]))
 
 
 def study(folder: Path) -> Iterator[Finding]:
+    torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     for name in NETWORKS:
         yield from part(folder, name, partial(_of_network, name, folder))
