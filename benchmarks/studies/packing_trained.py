@@ -29,10 +29,9 @@ from packlight.task import Task
 from packlight.train import Distillation, fit
 from packlight.train.mixing import mixing
 
-NETWORKS = {  # the network, how each share of its weights is trained, and the network that it follows
-    "lenet300": ("lenet300", pl.Fit(epochs=60, learning_rate=0.2, weight_decay=0.0), "lenet300"),
-    "lenet5": ("lenet5", pl.Fit(epochs=20, learning_rate=0.05, weight_decay=0.0), "lenet5"),
-    "lenet300, taught by lenet5": ("lenet300", pl.Fit(epochs=30, learning_rate=0.2, weight_decay=0.0), "lenet5"),
+NETWORKS = {  # how each share of the weights is trained
+    "lenet300": pl.Fit(epochs=30, learning_rate=0.1, weight_decay=0.0),
+    "lenet5": pl.Fit(epochs=20, learning_rate=0.05, weight_decay=0.0),
 }
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
 BUDGETS = 0.5, 0.1  # points
@@ -46,31 +45,26 @@ def study(folder: Path) -> Iterator[Finding]:
         yield from part(folder, name, partial(_of_network, name, folder))
 
 
-def _of_network(title: str, folder: Path) -> Iterator[Finding]:
-    name, training, followed = NETWORKS[title]
-    task, model, teacher = Task.named("fashion-mnist"), _trained(name), _trained(followed)
+def _of_network(name: str, folder: Path) -> Iterator[Finding]:
+    training, task = NETWORKS[name], Task.named("fashion-mnist")
+    model = pl.load(ROOT / "benchmarks" / "networks" / f"{name}.plm")
     task = replace(task, augment=None) if name in PLAIN else task
     before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
     for most in BUDGETS:
         began = time.monotonic()
         packed = pl.pack(
-            model, folder / f"{name}-{followed}.plt", task, budget=f"drop<={most}points", finetune=training,
-            teacher=teacher, checkpoint=folder / f"{name}-{followed}",
+            model, folder / f"{name}.plt", task, budget=f"drop<={most}points", finetune=training,
+            checkpoint=folder / name,
         )  # fmt: skip
-        form = f"{title}, .plt trained within {most} points"
+        form = f"{name}, .plt trained within {most} points"
         yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
         if packed.drop is not None:
             yield finding(form, "drop on validation data", packed.drop)
         yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-    if followed == name:
-        made, size, form = _classical(model, task, training, folder / f"{name}-dc.plt")
-        yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
-    dense = fit(model, mixing(task, CLASSES), training, teacher=teacher, distillation=Distillation(1.0, 0.5))
-    yield finding(f"{title}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
-
-
-def _trained(name: str) -> Model:
-    return pl.load(ROOT / "benchmarks" / "networks" / f"{name}.plm")
+    made, size, form = _classical(model, task, training, folder / f"{name}-dc.plt")
+    yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
+    dense = fit(model, mixing(task, CLASSES), training, teacher=model, distillation=Distillation(1.0, 0.5))
+    yield finding(f"{name}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
 
 
 def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[Model, int, str]:

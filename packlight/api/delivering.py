@@ -84,7 +84,7 @@ def pack(
     weight matters, labels are not looked at. judged: validation samples that each try is scored on.
 
     finetune: with a budget, weights are also pruned, and the rest is trained as this says, to answer as the network
-    did; some five shares of the weights are tried, each a training of its own, and the smallest file of all is kept.
+    did; some six shares of the weights are tried, each a training of its own, and the smallest file of all is kept.
     Layers that are excluded are not pruned, but trained along. teacher: a better network of the same task, whose
     answers training follows instead of the network's own; the budget stays of the network. checkpoint: beginning of
     the names of files, one a share, that a killed training resumes from.

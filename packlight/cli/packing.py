@@ -31,7 +31,7 @@ def pack(
     samples: Annotated[int, typer.Option(help="Inputs that tell what each weight matters.")] = 2048,
     judged: Annotated[int, typer.Option(help="Validation samples that each try is scored on.")] = 5000,
     epochs: Annotated[
-        float | None, typer.Option(help="Within a budget: also prune, to some five shares, and train so long for each.")
+        float | None, typer.Option(help="Within a budget: also prune, to some six shares, and train so long for each.")
     ] = None,
     learning_rate: RateOption = None,
     teacher: Annotated[

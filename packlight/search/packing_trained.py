@@ -27,7 +27,7 @@ from packlight.train import Distillation, Fit, Progress, Sparsify, Sparsity, fit
 from packlight.train.mixing import can_mix, labelled, mixing
 
 _FIRST, _LEAST, _MOST = 0.1, 0.002, 0.8  # shares of the weights kept: the first that is tried, and the bounds
-_STEP, _FINEST = 0.5, 0.8  # of the last share, until one keeps the budget and one does not; nothing finer between them
+_STEP, _FINEST = 0.5, 0.87  # of the last share, until one keeps the budget and one does not; nothing finer between them
 _REST = 0.6  # share of a training after which nothing more is pruned
 _SOFT = Distillation(temperature=1.0, weight=1.0)  # the network's answers alone
 _BOTH = Distillation(temperature=1.0, weight=0.5)  # of mixtures, whose labels are mixed as well
@@ -50,7 +50,8 @@ def pack_trained(
     on_step: Callable[[Progress], None] | None = None,
 ) -> Packed:
     """As `pack_within`, of the network as it is and pruned to several shares, each in one training from the network as
-    it is: shares are halved while the budget is kept, doubled while it is not, and one between the two is tried last.
+    it is: shares are halved while the budget is kept, doubled while it is not, and then what lies between is halved
+    twice.
     training: of each share. teacher: who answers in the network's place. checkpoint: each share's file is this name, a
     dot and the share; trainings are the same for all budgets."""
     sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)

@@ -74,7 +74,7 @@ def test_layers_that_are_excluded_keep_every_weight():
     assert zeros(model, "first.weight") > 0.5
 
 
-def test_shares_are_halved_doubled_and_then_one_between_is_tried():
+def test_shares_are_halved_or_doubled_and_then_what_lies_between():
     def tried(least):
         """All shares, where a budget is kept by this one and larger ones."""
         share, within, beyond, found = 0.1, 1.0, 0.0, []
@@ -84,8 +84,9 @@ def test_shares_are_halved_doubled_and_then_one_between_is_tried():
             share = packing_trained._next(within, beyond)
         return found
 
-    assert tried(0.03) == pytest.approx([0.1, 0.05, 0.025, 0.0354], rel=1e-2)
-    assert tried(0.15) == pytest.approx([0.1, 0.2, 0.1414], rel=1e-2)
+    assert tried(0.03) == pytest.approx([0.1, 0.05, 0.025, 0.0354, 0.0297], rel=1e-2)
+    assert tried(0.04) == pytest.approx([0.1, 0.05, 0.025, 0.0354, 0.042], rel=1e-2)
+    assert tried(0.15) == pytest.approx([0.1, 0.2, 0.1414, 0.168], rel=1e-2)
     assert tried(0.0) == pytest.approx([0.1, 0.05, 0.025, 0.0125, 0.00625, 0.003125])
     assert tried(0.9) == pytest.approx([0.1, 0.2, 0.4, 0.8])
 
