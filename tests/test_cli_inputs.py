@@ -30,6 +30,13 @@ def test_torchscript_is_inspected_and_converted(scripted, command_line, tmp_path
     assert (tmp_path / "net.onnx").exists()
 
 
+def test_a_file_that_says_its_sizes_takes_no_inputs(scripted, command_line, tmp_path):
+    command_line("convert", scripted, tmp_path / "net.plm", "--input", "2x3x8x8")
+    code, _, told = command_line("inspect", tmp_path / "net.plm", "--input", "1x3x9x9")
+    assert code == 2
+    assert "says itself what inputs it takes" in told
+
+
 def test_inputs_are_named_all_or_none():
     assert example_inputs(None) is None
     one, two = example_inputs(["1x3", "2x4:int64"])
@@ -40,7 +47,7 @@ def test_inputs_are_named_all_or_none():
 
 
 @pytest.mark.parametrize(
-    "given", [["1x3", "a=2"], ["a=2", "a=3"], ["3x"], ["1x3:nn"], ["0x2"], ["99999x99999x9"], ["a b"]]
+    "given", [["1x3", "a=2"], ["a=2", "a=3"], ["3x"], ["1x3:nn"], ["1x3:quint4x2"], ["0x2"], ["99999x99999x9"], ["a b"]]
 )
 def test_what_is_no_shape_is_refused(given):
     with pytest.raises(PacklightError, match="--input"):

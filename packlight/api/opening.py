@@ -98,6 +98,8 @@ def load(
         return from_onnx(path, example_inputs, dynamic=dynamic, constants=constants, operators=operators, name=name)
     if path.suffix.lower() in _KERAS:
         return from_keras(path, example_inputs, dynamic=dynamic, name=name)
+    if example_inputs is not None:
+        raise PacklightError(f"{path} says itself what inputs it takes; leave example inputs out")
     if path.suffix.lower() == ".pt2":
         return from_pt2(path, trust=trust, dynamic=dynamic, name=name)
     return codec.load_packed(path) if path.suffix.lower() == codec.SUFFIX else Model.load(path)

@@ -12,10 +12,15 @@ import typer
 from packlight.errors import PacklightError
 
 _INPUT = re.compile(r"(?:(?P<name>[^=:]+)=)?(?P<shape>\d{1,9}(?:x\d{1,9}){0,7})(?::(?P<dtype>\w+))?\Z")
+_DTYPES = "float16 bfloat16 float32 float64 int8 uint8 int16 int32 int64 bool".split()
 _MOST_NUMBERS = 1 << 28
 
 ModelArgument = Annotated[
-    str, typer.Argument(help="A .plm, .plt, .onnx or .pt2 file, a folder of Hugging Face, or module:factory.")
+    str,
+    typer.Argument(
+        help="A .plm, .plt, .onnx, .pt2, .keras, .h5, .tflite or TorchScript file, a folder of Hugging Face or a "
+        "SavedModel, or module:factory."
+    ),
 ]
 WeightsOption = Annotated[
     str | None, typer.Option("--weights", help="Of module:factory: a .safetensors file, or a state dict in a .pt file.")
@@ -91,9 +96,10 @@ def _example(given: str) -> tuple[str, Any]:
     import torch
 
     found = _INPUT.match(given)
-    dtype = getattr(torch, found["dtype"] or "float32", None) if found else None
-    if found is None or not isinstance(dtype, torch.dtype):
+    kind = (found["dtype"] or "float32") if found else ""
+    if found is None or kind not in _DTYPES:
         raise PacklightError(f"--input {given}: give [NAME=]SHAPE[:DTYPE], e.g. 1x3x224x224 or ids=2x16:int64")
+    dtype: torch.dtype = getattr(torch, kind)
     shape = [int(n) for n in found["shape"].split("x")]
     if not 0 < math.prod(shape) <= _MOST_NUMBERS:
         raise PacklightError(f"--input {given}: an input has 1 to {_MOST_NUMBERS:,} numbers")

@@ -49,6 +49,7 @@ def test_a_network_comes_in_and_what_is_not_loaded_is_refused_in_one_line(tmp_pa
         "deep": "asks for more parameters than its",
         "argument": "cannot be opened: TypeError",
         "picture": "input_size [3, 1073741824, 8] is not",
+        "number": "input_size 7 is not",
         "list": "are no JSON objects",
     }
     found = told(tmp_path, *FAST, *wanted)

@@ -25,6 +25,7 @@ CHANGES = {
     "deep": {"architecture": "vit_tiny_patch16_224", "model_args": {"depth": 1 << 20}},
     "argument": {"model_args": {"no_such": 1}},
     "picture": {"pretrained_cfg": {"input_size": [3, 1 << 30, 8]}},
+    "number": {"pretrained_cfg": {"input_size": 7}},
     "list": {"model_args": [1]},
 }
 

@@ -44,7 +44,7 @@ def from_folder(
     if is_timm(config):
         with silenced(), _offline(), bounded(folder), _one_line(folder):
             network = make_timm(folder, config)
-        given = example_picture(network) if example is None else example
+            given = example_picture(network) if example is None else example
         model = from_module(network, given, dynamic=dynamic, name=name)
     else:
         network = make_module(folder, config)

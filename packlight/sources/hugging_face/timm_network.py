@@ -35,18 +35,29 @@ def make_timm(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     said, arguments = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
     if not isinstance(said, dict) or not isinstance(arguments, dict):
         raise PacklightError(f"{folder / CONFIG}: pretrained_cfg and model_args are no JSON objects")
+    weights = next((p for n in _WEIGHTS if (p := folder / n).is_file()), None)
+    if weights is None:
+        raise PacklightError(f"{folder}: weights of timm stand in one file, {' or '.join(_WEIGHTS)}")
     prepared = {k: v for k, v in said.items() if k not in _FETCHED}
+    _picture(prepared.get("input_size"))
     if "num_classes" in config:
         prepared["num_classes"] = config["num_classes"]
     made: nn.Module = timm.create_model(name, pretrained=False, pretrained_cfg=prepared, **arguments)
-    load_weights(made, next(p for n in _WEIGHTS if (p := folder / n).is_file()))
+    load_weights(made, weights)
     return made.eval()
 
 
 def example_picture(module: Any) -> Tensor:
     """Two pictures of the size that the network was trained at: [2, channels, height, width]."""
-    size = (getattr(module, "pretrained_cfg", None) or {}).get("input_size") or (_CHANNELS, _SIDE, _SIDE)
-    if len(size) != _CHANNELS or not all(isinstance(n, int) and 0 < n <= _LARGEST for n in size):
+    size = _picture((getattr(module, "pretrained_cfg", None) or {}).get("input_size"))
+    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _picture(size: Any) -> tuple[int, ...]:
+    """Channels, height, width, checked; where nothing is said, those of most."""
+    size = (_CHANNELS, _SIDE, _SIDE) if size is None else size
+    sized = isinstance(size, list | tuple) and len(size) == _CHANNELS
+    if not sized or not all(isinstance(n, int) and 0 < n <= _LARGEST for n in size):
         told = f"pretrained_cfg: input_size {str(size)[:60]}"
         raise PacklightError(f"{told} is not channels, height, width up to {_LARGEST}")
-    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    return tuple(size)
