@@ -873,9 +873,10 @@ static void read_fast_words(Bytes *from, uint8_t *elements, uint64_t count, int 
 /* ---------------------------------------------------------------------------------------- 3: tensors and streams */
 
 enum { SMALL = 0, FAST = 1, CODERS = 2, MOST_DIMENSIONS = 16, MOST_ENTRIES = 65536, MOST_TABLE = 4096 };
-enum { RAMP, LEVELS, STEPS, TABLE, SPARSE, WORDS, RAW, KINDS };
+enum { RAMP, LEVELS, STEPS, TABLE, SPARSE, WORDS, RAW, WAVES, KINDS };
+enum { LONGEST_WAVE = 64, LARGEST_WAVE = 1 << 17 };
 
-static const char *const KIND_NAMES[KINDS] = {"ramp", "levels", "steps", "table", "sparse", "words", "raw"};
+static const char *const KIND_NAMES[KINDS] = {"ramp", "levels", "steps", "table", "sparse", "words", "raw", "waves"};
 static const char *const CODER_NAMES[CODERS] = {"small", "fast"};
 
 typedef struct {
@@ -911,6 +912,7 @@ typedef struct {
     int kind;
     int64_t first, step; /* of a ramp; first: a level's offset, or the table's entry nearest 0 */
     Bytes table;         /* its entries, or the four bytes of a step */
+    uint64_t height, width; /* of a picture of waves */
 } Head;
 
 static void put_element(uint8_t *place, uint64_t value, int size)
@@ -921,7 +923,7 @@ static void put_element(uint8_t *place, uint64_t value, int size)
 
 static int has_levels(int kind)
 {
-    return kind == LEVELS || kind == STEPS || kind == TABLE || kind == SPARSE;
+    return kind == LEVELS || kind == STEPS || kind == TABLE || kind == SPARSE || kind == WAVES;
 }
 
 static void check_ramp(const Entry *entry, const Head *head)
@@ -938,9 +940,18 @@ static void check_ramp(const Entry *entry, const Head *head)
         refuse("a ramp leaves %s", entry->type->name);
 }
 
+static void read_picture(Bytes *from, const Entry *entry, Head *head)
+{
+    head->height = cut_whole(from, LONGEST_WAVE);
+    head->width = cut_whole(from, LONGEST_WAVE);
+    uint64_t size = head->height * head->width, columns = entry->count > 0 ? entry->count / entry->sizes[0] : 0;
+    if (entry->dimensions < 2 || size < 2 || columns % size != 0)
+        refuse("waves of %u x %u over other columns", (unsigned)head->height, (unsigned)head->width);
+}
+
 static Head read_head(Bytes *from, const Entry *entry)
 {
-    Head head = {0, 0, 0, {NULL, NULL}};
+    Head head = {0, 0, 0, {NULL, NULL}, 0, 0};
     unsigned kind = cut_byte(from);
     int is_float = entry->type->exponent > 0;
     if (kind >= KINDS)
@@ -957,12 +968,15 @@ static Head read_head(Bytes *from, const Entry *entry)
     case LEVELS:
         head.first = cut_signed(from, ANY_SIGNED);
         break;
-    case STEPS: {
+    case STEPS:
+    case WAVES: {
         head.table = cut(from, 4);
         Bytes step = head.table;
         uint32_t bits = cut_u32(&step);
         if (strcmp(entry->type->name, "float32") != 0 || bits < 0x00800000u || bits >= 0x7F800000u)
             refuse("multiples of no step, or as %s", entry->type->name);
+        if (head.kind == WAVES)
+            read_picture(from, entry, &head);
         break;
     }
     case TABLE: {
@@ -995,12 +1009,97 @@ static void put_steps(const Head *head, const int64_t *levels, uint8_t *elements
     }
 }
 
+/* The cosine of pi m / 2n. */
+static double cosine(int m, int n)
+{
+    double sign = 1, x, term = 1, sum = 1;
+    m %= 4 * n;
+    if (m > 2 * n)
+        m = 4 * n - m;
+    if (m > n) {
+        m = 2 * n - m;
+        sign = -1;
+    }
+    x = 3.14159265358979323846 * m / (2.0 * n);
+    for (int i = 1; i < 30; i += 2) {
+        term *= -x * x / (i * (i + 1));
+        sum += term;
+    }
+    return sign * sum;
+}
+
+static double root(double x)
+{
+    double guess = x > 1 ? x : 1;
+    for (int i = 0; i < 60; i++)
+        guess = (guess + x / guess) / 2;
+    return guess;
+}
+
+/* [waves][places] of a length, in units of 2^-14. */
+static void make_cosines(int length, int64_t made[LONGEST_WAVE][LONGEST_WAVE])
+{
+    for (int wave = 0; wave < length; wave++)
+        for (int place = 0; place < length; place++) {
+            double value = 16384 * root((wave == 0 ? 1.0 : 2.0) / length) * cosine((2 * place + 1) * wave, length);
+            made[wave][place] = (int64_t)(value < 0 ? value - 0.5 : value + 0.5);
+        }
+}
+
+/* float32 [elements]: sums of waves. Levels are overwritten. */
+static void put_waves(const Head *head, int64_t *levels, uint8_t *elements, uint64_t count)
+{
+    static int64_t down[LONGEST_WAVE][LONGEST_WAVE], along[LONGEST_WAVE][LONGEST_WAVE];
+    int64_t line[LONGEST_WAVE];
+    int height = (int)head->height, width = (int)head->width;
+    Bytes from = head->table;
+    uint32_t bits = cut_u32(&from);
+    float step;
+    memcpy(&step, &bits, sizeof step);
+    make_cosines(height, down);
+    make_cosines(width, along);
+    for (uint64_t i = 0; i < count; i++)
+        if (levels[i] > LARGEST_WAVE || levels[i] < -LARGEST_WAVE)
+            refuse("a level of its waves is too large");
+    for (uint64_t first = 0; first < count; first += head->height * head->width) {
+        int64_t *picture = levels + first;
+        for (int k = 0; k < height; k++) {
+            memset(line, 0, sizeof line);
+            for (int wave = 0; wave < width; wave++)
+                if (picture[k * width + wave] != 0)
+                    for (int place = 0; place < width; place++)
+                        line[place] += picture[k * width + wave] * along[wave][place];
+            memcpy(picture + k * width, line, (size_t)width * sizeof *line);
+        }
+        for (int place = 0; place < width; place++) {
+            memset(line, 0, sizeof line);
+            for (int wave = 0; wave < height; wave++)
+                if (picture[wave * width + place] != 0)
+                    for (int k = 0; k < height; k++)
+                        line[k] += picture[wave * width + place] * down[wave][k];
+            for (int k = 0; k < height; k++)
+                picture[k * width + place] = line[k];
+        }
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        float value = (float)((double)levels[i] * ((double)step / 268435456.0));
+        memcpy(&bits, &value, sizeof bits);
+        if ((bits & 0x7F800000u) == 0x7F800000u)
+            refuse("a sum of its waves is infinite");
+        put_element(elements + 4 * i, bits, 4);
+    }
+}
+
 /* Elements from levels; of a sparse tensor, 1 where a word will stand. */
-static void put_levels(const Entry *entry, const Head *head, const int64_t *levels, uint8_t *elements)
+static void put_levels(const Entry *entry, const Head *head, int64_t *levels, uint8_t *elements)
 {
     int size = entry->type->size;
     if (head->kind == STEPS) {
         put_steps(head, levels, elements, entry->count);
+        return;
+    }
+    if (head->kind == WAVES) {
+        put_waves(head, levels, elements, entry->count);
         return;
     }
     uint64_t entries = (uint64_t)(head->table.end - head->table.at) / (uint64_t)size;
@@ -1094,6 +1193,8 @@ static void read_all_levels(
                     for (int k = 2; k < entry->dimensions; k++)
                         kernel *= entry->sizes[k];
                 }
+                if (heads[i].kind == WAVES)
+                    kernel = heads[i].height * heads[i].width;
                 read_matrix(&coder, levels, rows, rows > 0 ? entry->count / rows : 0, kernel, &slow);
             } else {
                 read_fast(&coded, levels, entry->count);

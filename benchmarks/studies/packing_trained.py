@@ -30,8 +30,8 @@ from packlight.train import Distillation, fit
 from packlight.train.mixing import mixing
 
 NETWORKS = {  # how each share of the weights is trained
-    "lenet300": pl.Fit(epochs=30, learning_rate=0.1, weight_decay=0.0),
-    "lenet5": pl.Fit(epochs=20, learning_rate=0.05, weight_decay=0.0),
+    "lenet300": pl.Fit(epochs=100, learning_rate=0.1, weight_decay=0.0),
+    "lenet5": pl.Fit(epochs=12, learning_rate=0.05, weight_decay=0.0),
 }
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
 BUDGETS = 0.5, 0.1  # points

@@ -49,11 +49,12 @@ _WORDS: dict[Coder, Words] = {Coder.SMALL: SmallWords(), Coder.FAST: FastWords()
 
 def write_stream(entries: Sequence[Entry], tensors: Sequence[np.ndarray], coder: Coder) -> bytes:
     """tensors: of each entry the integers [elements] that its elements spell."""
-    forms = [form_of(bits, e.dtype, _WORDS[coder]) for e, bits in zip(entries, tensors, strict=True)]
+    forms = [form_of(bits, e.dtype, e.shape, _WORDS[coder]) for e, bits in zip(entries, tensors, strict=True)]
     made = b"".join(bytes([form.kind]) + form.head for form in forms)
     levels = [form.levels for form in forms if form.levels is not None]
     if levels:
-        shapes = [shape_of(e.shape) for e, form in zip(entries, forms, strict=True) if form.levels is not None]
+        coded_ones = [(e, form) for e, form in zip(entries, forms, strict=True) if form.levels is not None]
+        shapes = [shape_of(e.shape, form.picture) for e, form in coded_ones]
         flat = np.concatenate(levels)
         coded = write_levels(flat, shapes) if coder == Coder.SMALL else write_fast(flat, shapes)
         made += whole(len(coded)) + coded
@@ -69,9 +70,10 @@ def read_stream(data: bytes, entries: Sequence[Entry], coder: Coder) -> list[Par
         if kind not in Kind.__members__.values():
             raise Damaged(f"tensor {entry.name!r} has unknown form {kind}")
         start = fields.at
-        heads.append((Kind(kind), read_head(Kind(kind), fields, entry.dtype, entry.count), fields.at - start))
-        if kind in (Kind.LEVELS, Kind.STEPS, Kind.TABLE, Kind.SPARSE):
-            shapes.append(shape_of(entry.shape))
+        head = read_head(Kind(kind), fields, entry.dtype, entry.shape)
+        heads.append((Kind(kind), head, fields.at - start))
+        if Kind(kind).has_levels:
+            shapes.append(shape_of(entry.shape, head[1].size if kind == Kind.WAVES else 0))
     levels: list[np.ndarray] = []
     costs = np.zeros(0)
     if shapes:
@@ -80,7 +82,7 @@ def read_stream(data: bytes, entries: Sequence[Entry], coder: Coder) -> list[Par
     parts, place = [], 0
     for entry, (kind, head, length) in zip(entries, heads, strict=True):
         part, cost = None, 8.0 * (1 + length)
-        if kind in (Kind.LEVELS, Kind.STEPS, Kind.TABLE, Kind.SPARSE):
+        if kind.has_levels:
             part = levels[place]
             cost += float(costs[place])
             place += 1

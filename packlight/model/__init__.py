@@ -2,6 +2,7 @@
 
 from packlight.model.lineage import Step
 from packlight.model.model import Model, fingerprint, matching, patterns_of
+from packlight.model.pictures import pictures_of
 from packlight.model.spec import TensorSpec
 from packlight.model.statistics import LayerStatistics, Statistics, statistics
 
@@ -14,5 +15,6 @@ __all__ = [
     "fingerprint",
     "matching",
     "patterns_of",
+    "pictures_of",
     "statistics",
 ]

@@ -1,7 +1,8 @@
 """Small `.plt` files with training: single weights are pruned while the rest is trained to answer as the network did,
 and what is left is rounded at the prices that a budget allows. The share that is left is searched.
 
-What goes has the least magnitude of all layers together, at the pace of Zhu and Gupta 2017 (arXiv 1710.01878). On
+What goes is the least sensitive of all layers together (packlight.train.Sparsify), at the pace of Zhu and Gupta 2017
+(arXiv 1710.01878); of weights over pictures it is waves that go, unless they were pruned before. On
 classes the loss is the difference from the network's own scores; where inputs can be mixed it is of inputs between the
 training inputs, and half of it the difference from their labels (packlight.train.mixing).
 """
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from packlight.codec import Coder, save_packed
+from packlight.cosines import Waves
 from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
-from packlight.model import Model
+from packlight.model import Model, pictures_of
 from packlight.passes.codebooks import Codebooks, share_weights
 from packlight.passes.fold import fold
 from packlight.passes.sensitivity.change import DIVERGENCE, distance_for
@@ -31,6 +33,7 @@ _STEP, _FINEST = 0.5, 0.87  # of the last share, until one keeps the budget and 
 _REST = 0.6  # share of a training after which nothing more is pruned
 _SOFT = Distillation(temperature=1.0, weight=1.0)  # the network's answers alone
 _BOTH = Distillation(temperature=1.0, weight=0.5)  # of mixtures, whose labels are mixed as well
+_PRUNED = 0.1  # share of zeros from which on they are no accident
 _CLASSICAL = 8, 5  # bits of tables: convolutions, other layers (Han et al. 2016, section 5)
 
 
@@ -90,16 +93,23 @@ class _Pruner:
     def pruned(self, model: Model, keep: float) -> Model:
         """A Model in which a share of the weights is left, trained."""
         patterns = _parameters_of(model, self.exclude)
-        hook = Sparsify(Sparsity(1 - keep, end=_REST, scope="global", exclude=patterns))
+        how = Sparsity(1 - keep, end=_REST, scope="global", score="sensitivity", exclude=patterns)
+        hook = Sparsify(how, _smooth(model))
         chooses = distance_for(self.task, model) is DIVERGENCE
         mixes = chooses and can_mix(model)
         classes = _classes(model) if mixes and labelled(self.task) else 0
-        how = _BOTH if classes else _SOFT
+        answers = _BOTH if classes else _SOFT
         file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{keep:.3g}")
         return fit(
             model, mixing(self.task, classes) if mixes else self.task, self.training, hooks=[hook],
-            teacher=self.teacher if chooses else None, distillation=how, checkpoint=file, on_step=self.on_step,
+            teacher=self.teacher if chooses else None, distillation=answers, checkpoint=file, on_step=self.on_step,
         )  # fmt: skip
+
+
+def _smooth(model: Model) -> dict[str, Waves]:
+    """Of weights over pictures, which are smoother than their zeros would be."""
+    tensors = model.named_tensors()
+    return {n: w for n, w in pictures_of(model).items() if float((tensors[n] == 0).float().mean()) < _PRUNED}
 
 
 def _classes(model: Model) -> int:

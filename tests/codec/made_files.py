@@ -9,6 +9,7 @@ import torch
 from packlight.codec.container import read, write
 from packlight.codec.forms import TYPES, Kind
 from packlight.codec.streams import Coder, Entry
+from packlight.cosines import LARGEST, Waves
 from packlight.errors import PacklightError
 
 SOURCE = Path(__file__).parents[2] / "decoders" / "plt.c"
@@ -59,7 +60,8 @@ def tensors_of(kind: Kind, dtype: str) -> dict[str, torch.Tensor]:
     """Tensors that take a form, where an element type has it; among them the corners of that form."""
     draw = torch.Generator().manual_seed(7)
     element = getattr(torch, dtype)
-    if (kind in (Kind.SPARSE, Kind.WORDS, Kind.TABLE, Kind.STEPS)) != (dtype in FLOATS) and kind != Kind.RAW:
+    of_floats = kind not in (Kind.RAMP, Kind.LEVELS)
+    if of_floats != (dtype in FLOATS) and kind != Kind.RAW:
         return {}
     match kind:
         case Kind.RAMP if dtype == "bool":
@@ -85,6 +87,8 @@ def tensors_of(kind: Kind, dtype: str) -> dict[str, torch.Tensor]:
         case Kind.WORDS:
             made = _spread((10, 12) if "float8" in dtype else (40, 50), draw)
             return {"noise": made.to(element), "structure": made.bfloat16().to(element)}
+        case Kind.WAVES:
+            return _waves(draw) if dtype == "float32" else {}
         case Kind.RAW:
             made = {"empty": torch.zeros(0, 3, dtype=element)}
             return made | ({"wide": torch.tensor([2**63 - 1, -(2**63), 0])} if dtype == "int64" else {})
@@ -116,3 +120,16 @@ def _steps(draw: torch.Generator) -> dict[str, torch.Tensor]:
         "pruned": pruned * 0.0123, "kernels": (torch.randn(8, 5, 9, 9, generator=draw) * 20).round() * 3e-5,
         "one": torch.tensor(3.25), "long gaps": torch.eye(40).flatten().repeat(2) * 0.5,
     }  # fmt: skip
+
+
+def _waves(draw: torch.Generator) -> dict[str, torch.Tensor]:
+    made = {}
+    for name, sizes, waves in [
+        ("picture", (9, 100), Waves(10, 10)), ("channels", (6, 3 * 12), Waves(3, 4)), ("line", (5, 64), Waves(1, 64)),
+        ("kernels", (8, 3, 5, 5), Waves(5, 5)), ("sequence", (8, 4, 9), Waves(1, 9)), ("tall", (3, 126), Waves(63, 2)),
+    ]:  # fmt: skip
+        levels = torch.randn(sizes, generator=draw)
+        levels = torch.where(levels.abs() > 0.7, levels * 10, 0).round()
+        levels.flatten()[:2] = torch.tensor([1.0, LARGEST if name == "picture" else -2.0])
+        made[name] = torch.from_numpy(waves.weights(levels.numpy(), np.float32(0.0123)))
+    return made

@@ -48,7 +48,7 @@ def test_the_forms_are_all_there_are():
     assert {(kind, dtype) for kind, dtype in FORMS} == (
         {(kind, dtype) for kind in (Kind.RAMP, Kind.LEVELS) for dtype in INTEGERS}
         | {(kind, dtype) for kind in (Kind.TABLE, Kind.SPARSE, Kind.WORDS) for dtype in FLOATS}
-        | {(Kind.RAW, dtype) for dtype in TYPES} | {(Kind.STEPS, "float32")}
+        | {(Kind.RAW, dtype) for dtype in TYPES} | {(kind, "float32") for kind in (Kind.STEPS, Kind.WAVES)}
     )  # fmt: skip
 
 

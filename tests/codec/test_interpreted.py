@@ -44,7 +44,8 @@ def made(path, coder):
 
 def forge(folder):
     """Files that no writer makes, on which integers of 64 bits would wrap and Python's would not."""
-    kinds = [(Kind.LEVELS, "int64"), (Kind.STEPS, "float32"), (Kind.SPARSE, "float16"), (Kind.WORDS, "float64")]
+    floats = [(Kind.STEPS, "float32"), (Kind.WAVES, "float32"), (Kind.SPARSE, "float16"), (Kind.WORDS, "float64")]
+    kinds = [(Kind.LEVELS, "int64"), *floats]
     for case in range(FORGED):
         draw = random.Random(f"plain {case}")
         tensors = {name: t.flatten()[:40].reshape(5, -1) for name, t in tensors_of(*draw.choice(kinds)).items()

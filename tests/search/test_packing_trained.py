@@ -10,6 +10,7 @@ from small_tasks import digits
 from torch import nn
 
 import packlight as pl
+from packlight.cosines import Waves
 from packlight.measure.quality import evaluate
 from packlight.search import packing_trained
 
@@ -29,6 +30,12 @@ def wide():
 
 def zeros(model, name):
     return float((model.named_tensors()[name] == 0).float().mean())
+
+
+def waves_gone(model):
+    """The share of the first weight's waves that are not there."""
+    waves = Waves(8, 8).of(model.named_tensors()["first.weight"].detach()).abs()
+    return float((waves < 1e-5 * waves.max()).float().mean())
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,8 @@ def test_training_makes_a_smaller_file_for_the_same_budget(made, folder):
     assert made.file_bytes == (folder / "net.plt").stat().st_size < 0.9 * without.file_bytes
     before, after = (evaluate(m, digits(), "validation") for m in (wide(), pl.load(folder / "net.plt")))
     assert after.drop_from(before).value == made.drop.value
-    assert zeros(made.model, "first.weight") > 0.9
+    assert zeros(made.model, "second.weight") > 0.9
+    assert waves_gone(made.model) > 0.9
 
 
 @pytest.mark.slow
@@ -71,7 +79,15 @@ def test_layers_that_are_excluded_keep_every_weight():
     pruner = packing_trained._Pruner(wide(), digits(), pl.Fit(epochs=1), ("head",), None, None)
     model = pruner.pruned(wide(), 0.3)
     assert zeros(model, "head.weight") == 0
-    assert zeros(model, "first.weight") > 0.5
+    assert zeros(model, "second.weight") > 0.5 > zeros(model, "first.weight")
+    assert waves_gone(model) > 0.5
+
+
+def test_weights_that_were_pruned_before_are_not_pruned_as_waves():
+    before = wide().copy()
+    assert packing_trained._smooth(before) == {"first.weight": Waves(8, 8)}
+    before.named_tensors()["first.weight"].data[:, ::2] = 0
+    assert packing_trained._smooth(before) == {}
 
 
 def test_shares_are_halved_or_doubled_and_then_what_lies_between():

@@ -8,12 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from nets import digits, model, same
+from torch import nn
 
+import packlight as pl
+from packlight.cosines import Waves
 from packlight.errors import PacklightError
 from packlight.measure.quality import evaluate
 from packlight.train import Engine, Fit, Sparsify, Sparsity, fit, loop
 
 HOW = Fit(epochs=6, batch=64, learning_rate=0.1)
+PICTURE = Waves(8, 8)
+
+
+def flat() -> pl.Model:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    return pl.load(module, torch.zeros(2, 1, 8, 8), name="flat")
 
 
 def zeros(net, name: str) -> float:
@@ -25,7 +35,7 @@ def test_the_schedule_is_cubic() -> None:
     assert [how.at(p) for p in (0.0, 0.2, 0.4, 0.6, 1.0)] == pytest.approx([0, 0, 0.8 * (1 - 0.125), 0.8, 0.8])
 
 
-@pytest.mark.parametrize("score", ["magnitude", "movement"])
+@pytest.mark.parametrize("score", ["magnitude", "movement", "sensitivity"])
 def test_the_share_asked_for_is_zero_and_the_network_still_works(score: str) -> None:
     net = fit(model(), digits(), HOW, hooks=[Sparsify(Sparsity(0.8, every=5, score=score))])
     assert zeros(net, "6.weight") == pytest.approx(0.8, abs=1e-3)
@@ -53,7 +63,7 @@ def test_a_pruning_run_that_was_stopped_goes_on_with_its_masks(tmp_path: Path, m
         if progress.step == 40:
             raise KeyboardInterrupt
 
-    for score in ("magnitude", "movement"):
+    for score in ("magnitude", "movement", "sensitivity"):
 
         def hooks():
             return [Sparsify(Sparsity(0.8, every=7, score=score))]  # noqa: B023
@@ -83,3 +93,27 @@ def test_averaged_and_best_weights_are_as_sparse_as_asked_for(engine: Engine) ->
     """The average still holds what went, and the best score is often that of the dense network."""
     net = fit(model(), digits(), replace(HOW, epochs=4, engine=engine), hooks=[Sparsify(Sparsity(0.9, every=5))])
     assert zeros(net, "6.weight") == pytest.approx(0.9, abs=1e-3)
+
+
+def test_weights_of_inputs_that_are_never_there_are_the_least_sensitive() -> None:
+    """The outermost columns of a digit are nearly always empty: by magnitude their weights stay, by sensitivity they
+    go."""
+    kept = {}
+    for score in ("magnitude", "sensitivity"):
+        hook = Sparsify(Sparsity(0.5, end=0.5, every=5, score=score))
+        fit(flat(), digits(), replace(HOW, epochs=2), hooks=[hook])
+        kept[score] = hook.masks["1.weight"].float().mean(0)
+    inputs = torch.cat([torch.as_tensor(b.inputs[0]) for b in digits().data("train").batches(100)])
+    empty = inputs.flatten(1).square().mean(0) < 1e-3
+    assert empty.any()
+    assert kept["sensitivity"][empty].mean() < 0.25 < kept["magnitude"][empty].mean()
+
+
+def test_of_sums_of_waves_it_is_waves_that_go() -> None:
+    hook = Sparsify(Sparsity(0.9, end=0.5, every=5, scope="global", score="sensitivity"), {"1.weight": PICTURE})
+    net = fit(flat(), digits(), HOW, hooks=[hook])
+    weight = net.named_tensors()["1.weight"].detach()
+    waves, mask = PICTURE.of(weight), hook.masks["1.weight"]
+    assert 0.02 < mask.float().mean() < 0.3 and zeros(net, "1.weight") < 0.5
+    assert waves[~mask].abs().max() < 1e-5 * waves.abs().max() < waves[mask].abs().max()
+    assert evaluate(net, digits()).measurement.value > 70

@@ -3,7 +3,8 @@
 Columns are rounded one after another, and what each rounding did wrong is made good by those that are still to come
 (Frantar et al. 2022, arXiv 2210.17323); the level of a weight is not the nearest one but the one with the least
 ½ g e² / [H⁻¹]_jj + λ · bits, as in arXiv 2505.18758 (CERWU). Where that paper runs the coder itself, the bits here are
-those of the previous round's levels, told apart by how full a weight's row and column are.
+those of the previous round's levels, told apart by how full a weight's row and column are. Weights that are 0 stay so
+(Frantar and Alistarh 2023, arXiv 2301.00774): a place that pruning emptied costs more to fill than errors there matter.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class Rates:
         top = magnitudes.clamp_max(_TOP).long()
         beyond = 2 * torch.log2((magnitudes / _TOP).clamp_min(1))
         return table.gather(1, top.T).T + beyond
+
+    def total(self, levels: Tensor) -> float:
+        """Bits of all levels [rows, columns]."""
+        top = levels.abs().clamp_max(_TOP).long()
+        beyond = 2 * torch.log2((levels.abs() / _TOP).clamp_min(1))
+        return float((self.bits[self.rows[:, None], self.columns, top] + beyond).sum())
 
 
 def rates_of(levels: Tensor) -> Rates:
@@ -77,14 +84,20 @@ class Solver:
         return 1 / self.upper.diagonal().square()
 
 
+def damped(moments: Tensor) -> Tensor:
+    """Of more samples than there were; moments as of `solver_of`."""
+    diagonal = moments.diagonal()
+    extra = torch.full_like(diagonal, _DAMPING * float(diagonal[:-1].mean()) + 1e-30)
+    extra[-1] = 1e-6 * float(diagonal[-1]) + 1e-30
+    return moments + torch.diag(extra)
+
+
 def solver_of(moments: Tensor) -> Solver:
     """moments: float64 [features + 1, features + 1], the constant last."""
     count = len(moments) - 1
     diagonal = moments.diagonal()
     order = torch.cat([diagonal[:-1].argsort(descending=True, stable=True), torch.tensor([count])])
-    extra = torch.full((count + 1,), _DAMPING * float(diagonal[:-1].mean()) + 1e-30, dtype=torch.float64)
-    extra[-1] = 1e-6 * float(diagonal[-1]) + 1e-30
-    moments = (moments + torch.diag(extra))[order][:, order]
+    moments = damped(moments)[order][:, order]
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
     return Solver(order, torch.linalg.cholesky(inverse, upper=True))
 
@@ -116,8 +129,8 @@ def rounded(weight: Tensor, solver: Solver, gains: Tensor, step: float, price: f
 def _round_rows(
     exact: Any, upper: Any, harm: Any, bits: Any, row_classes: Any, column_classes: Any, levels: Any, left: Any
 ) -> None:
-    """exact: weights in steps, in the order of rounding. upper: rows divided by their diagonal. harm: in bits. Fills
-    levels, and left [rows], of the constant, in steps."""
+    """exact: weights in steps, in the order of rounding; one that is 0 stays so. upper: rows divided by their diagonal.
+    harm: in bits. Fills levels, and left [rows], of the constant, in steps."""
     rows, columns = exact.shape
     now = np.empty(columns + 1)
     top = bits.shape[2] - 1
@@ -127,7 +140,7 @@ def _round_rows(
         for j in range(columns):
             value = now[j]
             size = abs(value)
-            near = np.floor(size + 0.5)
+            near = np.floor(size + 0.5) if exact[r, j] != 0.0 else 0.0
             best, least = near, np.inf
             for i in range(3):
                 tried = near - i if i < 2 else 0.0
