@@ -1,5 +1,5 @@
 """NNCodec at its best swept options beside `.plt`: of the networks as they are, and of networks that were pruned and
-trained as packlight does it before it packs.
+trained as packlight does it before it packs, though weight by weight: NNCodec has no waves.
 
 The same networks and budgets as of `packing` and `packing_trained`: what chooses is the drop on the 5,000 validation
 images against the network as it was, what is given is that on the 10,000 test images, paired. Of the pruned networks,
@@ -34,7 +34,7 @@ from packlight.train.mixing import mixing
 
 BUDGETS = 0.1, 0.5  # points
 SHARES = {  # of the weights that pruning leaves, and how it trains
-    "lenet300": ((0.05, 0.03), pl.Fit(epochs=30, learning_rate=0.1, weight_decay=0.0)),
+    "lenet300": ((0.05, 0.03, 0.02), pl.Fit(epochs=100, learning_rate=0.1, weight_decay=0.0)),
     "lenet5": ((0.05,), pl.Fit(epochs=12, learning_rate=0.05, weight_decay=0.0)),
 }
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
@@ -63,7 +63,7 @@ def _pruned(case: Case, folder: Path) -> Iterator[Finding]:
     shares, training = SHARES[case.name]
     best: dict[float, tuple[int, Scores, int, str]] = {}
     for share in shares:
-        hook = Sparsify(Sparsity(1 - share, end=0.6, scope="global"))
+        hook = Sparsify(Sparsity(1 - share, end=0.6, scope="global", score="sensitivity"))
         smaller = fit(
             model, mixing(task, CLASSES), training, teacher=model, distillation=Distillation(1.0, 0.5), hooks=[hook],
             checkpoint=folder / f"{case.name}-{share}",
