@@ -158,11 +158,11 @@ def _waves(bits: np.ndarray, sizes: tuple[int, ...]) -> Form | None:
     if rows * columns != len(bits) or columns < 2 or len(sizes) < 2:
         return None
     weights = bits.view(np.float32).reshape(rows, columns)
-    first = weights[np.abs(weights).max(1) > 0][: -(-_GLANCE // columns)]
-    if not len(first) or not np.isfinite(weights).all():
+    first = weights[:_GLANCE][weights[:_GLANCE].any(1)][: -(-_GLANCE // columns)]
+    if not len(first) or not np.isfinite(first).all():
         return None
     for waves in _pictures(sizes, columns, kernel):
-        if _levels_of(waves.of(first.astype(np.float64))) is None:
+        if _levels_of(waves.of(first.astype(np.float64))) is None or not np.isfinite(weights).all():
             continue
         found = _levels_of(waves.of(weights.astype(np.float64)))
         if found is not None and (waves.weights(*found).view(np.uint32) == bits.reshape(rows, columns)).all():
@@ -194,7 +194,9 @@ def _levels_of(amounts: np.ndarray) -> tuple[np.ndarray, np.float32] | None:
     least = parts[0] if len(parts) else np.inf
     for divisor in range(1, _DIVISORS + 1):
         step = reach = least / divisor
-        while reach < sizes[-1] and np.isfinite(step) and step > 0:  # the more levels are known, the better is the step
+        if sizes[-1] > 1.01 * LARGEST * step or not np.isfinite(step):
+            return None
+        while reach < sizes[-1]:  # the more levels are known, the better is the step
             reach = min(4 * reach, sizes[-1])
             known = seen[: np.searchsorted(seen, reach * 1.5)]
             counts = np.rint(known / step)
