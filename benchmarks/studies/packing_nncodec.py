@@ -27,6 +27,8 @@ from benchmarks.measure import scores_of
 from benchmarks.process import WorkerFailure
 from benchmarks.runner import FormRunner
 from benchmarks.studies.packing import NETWORKS
+from benchmarks.studies.packing_trained import NETWORKS as TRAININGS
+from benchmarks.studies.packing_trained import PLAIN
 from benchmarks.study import part
 from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
@@ -34,11 +36,7 @@ from packlight.train import Distillation, Sparsify, Sparsity, fit
 from packlight.train.mixing import mixing
 
 BUDGETS = 0.1, 0.5  # points
-SHARES = {  # of the weights that pruning leaves, and how it trains
-    "lenet300": ((0.05, 0.03, 0.02), pl.Fit(epochs=100, learning_rate=0.1, weight_decay=0.0)),
-    "lenet5": ((0.05,), pl.Fit(epochs=12, learning_rate=0.05, weight_decay=0.0)),
-}
-PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
+SHARES = {"lenet300": (0.05, 0.03, 0.02), "lenet5": (0.1, 0.05), "resnet20": (0.3, 0.15)}  # that pruning leaves
 CLASSES, LIMIT_S = 10, 7200.0
 
 
@@ -62,12 +60,12 @@ def _pruned(case: Case, folder: Path) -> Iterator[Finding]:
     model, task = case.load(quick=False)
     task = replace(task, augment=None) if case.name in PLAIN else task
     before = evaluate(model, task)
-    shares, training = SHARES[case.name]
     best: dict[float, tuple[int, Scores, int, str]] = {}
-    for share in shares:
+    for share in SHARES[case.name]:
         hook = Sparsify(Sparsity(1 - share, end=0.6, scope="global", score="sensitivity"))
         smaller = fit(
-            model, mixing(task, CLASSES), training, teacher=model, distillation=Distillation(1.0, 0.5), hooks=[hook],
+            model, mixing(task, CLASSES), TRAININGS[case.name],
+            teacher=model, distillation=Distillation(1.0, 0.5), hooks=[hook],
             checkpoint=folder / f"{case.name}-{share}",
         )  # fmt: skip
         for most in BUDGETS:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import packlight as pl
-from benchmarks import ROOT
+from benchmarks.case import CASES
 from benchmarks.ledger import Finding, finding
 from benchmarks.study import part
 from packlight.measure import Measurement
@@ -29,13 +29,16 @@ from packlight.task import Task
 from packlight.train import Distillation, fit
 from packlight.train.mixing import mixing
 
+FAST = pl.Engine(precision="bf16", channels_last=True)
 NETWORKS = {  # how each share of the weights is trained
     "lenet300": pl.Fit(epochs=100, learning_rate=0.1, weight_decay=0.0),
-    "lenet5": pl.Fit(epochs=12, learning_rate=0.05, weight_decay=0.0),
+    "lenet5": pl.Fit(epochs=30, learning_rate=0.05, weight_decay=0.0, engine=FAST),
+    "resnet20": pl.Fit(epochs=8, learning_rate=0.05, weight_decay=0.0, engine=FAST),
 }
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
 BUDGETS = 0.5, 0.1  # points
-SHARES, BITS = (0.1, 0.05, 0.03), (5, 4)
+SHARES = {"lenet300": (0.1, 0.05, 0.03), "lenet5": (0.1, 0.05, 0.03), "resnet20": (0.4, 0.2)}  # of Deep Compression
+BITS = 5, 4
 ENOUGH, CLASSES = 0.5, 10  # points
 
 
@@ -46,8 +49,8 @@ def study(folder: Path) -> Iterator[Finding]:
 
 
 def _of_network(name: str, folder: Path) -> Iterator[Finding]:
-    training, task = NETWORKS[name], Task.named("fashion-mnist")
-    model = pl.load(ROOT / "benchmarks" / "networks" / f"{name}.plm")
+    training = NETWORKS[name]
+    model, task = next(c for c in CASES if c.name == name).load(quick=False)
     task = replace(task, augment=None) if name in PLAIN else task
     before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
     for most in BUDGETS:
@@ -61,15 +64,17 @@ def _of_network(name: str, folder: Path) -> Iterator[Finding]:
         if packed.drop is not None:
             yield finding(form, "drop on validation data", packed.drop)
         yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-    made, size, form = _classical(model, task, training, folder / f"{name}-dc.plt")
+    made, size, form = _classical(model, task, SHARES[name], training, folder / f"{name}-dc.plt")
     yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
     dense = fit(model, mixing(task, CLASSES), training, teacher=model, distillation=Distillation(1.0, 0.5))
     yield finding(f"{name}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
 
 
-def _classical(model: Model, task: Task, training: pl.Fit, path: Path) -> tuple[Model, int, str]:
+def _classical(
+    model: Model, task: Task, shares: tuple[float, ...], training: pl.Fit, path: Path
+) -> tuple[Model, int, str]:
     tried = []
-    for keep in SHARES:
+    for keep in shares:
         for bits in BITS:
             packed = pl.deep_compression(
                 model, path, task, keep=keep, bits=bits, finetune=training, checkpoint=path,
