@@ -113,6 +113,34 @@ def test_every_parameter_is_a_multiple_of_its_step():
             assert coarse < 1e-3, name
 
 
+class Spectrum(nn.Module):
+    """Eight bands of a Fourier basis that is no parameter, and a layer that reads them."""
+
+    def __init__(self):
+        super().__init__()
+        angles = 2 * torch.pi * torch.outer(torch.arange(8), torch.arange(32)) / 32
+        self.register_buffer("basis", angles.cos()[:, None])
+        self.register_buffer("mean", torch.rand(8, 1))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head((torch.conv1d(x, self.basis, stride=8).abs() - self.mean).mean(2))
+
+
+def test_constants_that_a_layer_reads_as_its_weight_are_rounded_too(tmp_path):
+    torch.manual_seed(0)
+    model = pl.load(Spectrum().eval(), torch.randn(4, 1, 64))
+    made = cheapest(model, 1e-7)
+    exact, rough = model.named_tensors(), made.named_tensors()
+    assert torch.equal(exact["mean"], rough["mean"])
+    assert 0 < float((exact["basis"] - rough["basis"]).abs().max()) < 0.1
+    assert not any(t.requires_grad for t in (exact["basis"], rough["basis"]))
+    save_packed(made, tmp_path / "x.plt")
+    named = dict(zip(rough, read_packed(tmp_path / "x.plt")[2], strict=True))
+    assert named["basis"].kind in (Kind.STEPS, Kind.WAVES)
+    assert named["mean"].kind is Kind.WORDS
+
+
 def test_what_is_excluded_by_name_keeps_every_bit():
     model = fold(models()[0]).eval()
     rounder = RateDistortion(model, curvature(model, [], classes=False), ("head",))

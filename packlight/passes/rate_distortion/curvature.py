@@ -12,7 +12,8 @@ samples' squares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ _WIDEST = 8192  # features
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight of one layer. node: the layer. weight, bias: names of its parameters, bias "" where it has none of its
+    """A weight of one layer. node: the layer. weight, bias: names of its tensors, bias "" where it has none of its
     own. moments: float64 [groups, features + 1, features + 1], sums over samples of the second moments of what an
     output channel reads, a constant 1 as the last feature. gains: float64 [groups, outputs of a group]."""
 
@@ -44,8 +45,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Curvature:
-    """layers: of linear layers and convolutions. diagonal: by name of every other parameter, float64 of its shape, the
-    Fisher information's diagonal a sample."""
+    """layers: linear layers and convolutions, whose weights may be constants, a Fourier basis say. diagonal: by name of
+    every other parameter, float64 of its shape, the Fisher information's diagonal a sample."""
 
     layers: Sequence[Layer]
     diagonal: Mapping[str, Tensor]
@@ -57,8 +58,10 @@ def curvature(model: Model, batches: Sequence[Batch], *, classes: bool, seed: in
     batches: inputs; none: every weight counts alike. classes: whether the first output holds scores of classes along
     axis 1, so that the loss is their likelihood; else it is the squared change of the outputs.
     """
-    parameters = dict(model.named_parameters())
-    found = _weighted(model, parameters)
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    constants = {n: t for n, t in model.named_tensors().items() if n not in parameters and t.dtype == torch.float32}
+    found = _weighted(model, parameters | constants)
+    parameters |= {n: constants[n] for names in found.values() for n in names if n in constants}
     fisher = _fisher(model, parameters, batches, classes, seed)
     moments = _moments(model, found, batches)
     samples = max(1, sum(len(b[0]) for b in batches))
@@ -125,14 +128,28 @@ def _fisher(
         return {n: torch.ones(p.shape, dtype=torch.float64) for n, p in parameters.items()}
     generator = torch.Generator().manual_seed(seed)
     sums = {n: torch.zeros(p.shape, dtype=torch.float64) for n, p in parameters.items()}
-    for batch in batches:
-        loss = _loss(model.flat(*batch), classes, generator)
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, found, strict=True):
-            if gradient is not None:
-                sums[name] += gradient.double().square()
+    with _followed(parameters.values()):
+        for batch in batches:
+            loss = _loss(model.flat(*batch), classes, generator)
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, found, strict=True):
+                if gradient is not None:
+                    sums[name] += gradient.double().square()
     samples = sum(len(b[0]) for b in batches)
     return {n: s / samples for n, s in sums.items()}
+
+
+@contextmanager
+def _followed(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Constants get gradients, too, for a while."""
+    constant = [t for t in tensors if not t.requires_grad]
+    try:
+        for tensor in constant:
+            tensor.requires_grad_(True)
+        yield
+    finally:
+        for tensor in constant:
+            tensor.requires_grad_(False)
 
 
 def _loss(outputs: Sequence[Tensor], classes: bool, generator: torch.Generator) -> Tensor:
