@@ -45,7 +45,8 @@ def test_measure_is_the_function_although_there_is_a_room_of_that_name():
         ("convert", "source path target form dims"),
         (
             "pack",
-            "model path task budget price mode exclude samples judged finetune teacher checkpoint on_stage on_step",
+            "model path task budget confidence price mode exclude samples judged finetune teacher checkpoint on_stage "
+            "on_step",
         ),
         ("unpack", "path out target tables"),
         ("build_in", "model task dtype layout scale shift after"),

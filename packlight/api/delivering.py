@@ -19,7 +19,7 @@ from packlight.model.plausible import plausible_inputs
 from packlight.model.shapes import with_shapes
 from packlight.passes.codebooks import as_tables
 from packlight.passes.fold import fold as fold_batch_norms
-from packlight.search.packing import Packed, pack_as_is, pack_at, pack_within
+from packlight.search.packing import Allowed, Packed, pack_as_is, pack_at, pack_within
 from packlight.search.packing_trained import deep_compression as classical
 from packlight.search.packing_trained import pack_trained
 from packlight.targets import Artifact
@@ -63,6 +63,7 @@ def pack(
     task: TaskLike | None = None,
     *,
     budget: str | None = None,
+    confidence: float = 0.5,
     price: float | None = None,
     mode: str = "small",
     exclude: str | Sequence[str] = (),
@@ -78,10 +79,12 @@ def pack(
 
     budget: None keeps every bit of every tensor; "drop<=0.1points" or "drop<=0.5%" (of the quality) rounds weights
     and biases, batch norms folded, so that the file is as small as can be found whose drop on the task's validation
-    data is within it. price: instead of a budget, the loss that one bit is worth, > 0; needs no task, but then all
-    weights count alike. mode: "small", or "fast" to open tens of times faster from a larger file. exclude:
-    layer-name patterns that are not rounded. samples: of training (or else calibration) inputs that tell what each
-    weight matters, labels are not looked at. judged: validation samples that each try is scored on.
+    data is within it. confidence: in [0.5, 1), that other data like those keep the budget: 0.5 takes drops as they
+    are measured, 0.975 asks that the bad ends of their 95 % intervals keep it. price: instead of a budget, the loss
+    that one bit is worth, > 0; needs no task, but then all weights count alike. mode: "small", or "fast" to open tens
+    of times faster from a larger file. exclude: layer-name patterns that are not rounded. samples: of training (or
+    else calibration) inputs that tell what each weight matters, labels are not looked at. judged: validation samples
+    that each try is scored on.
 
     finetune: with a budget, weights are also pruned, and the rest is trained as this says, to answer as the network
     did; some six shares of the weights are tried, each a training of its own, and the smallest file of all is kept.
@@ -101,14 +104,17 @@ def pack(
         raise PacklightError("training prunes as far as a budget allows; give one, e.g. drop<=0.5points")
     if teacher is not None and finetune is None:
         raise PacklightError("a teacher is of training; give finetune, too")
+    if confidence != 0.5 and budget is None:
+        raise PacklightError("confidence is that of a budget; give one, e.g. drop<=0.5points")
     chosen = task_of(task) if task is not None else None
-    if budget is not None and chosen is not None and finetune is not None:
+    if budget is not None and chosen is not None:
+        allowed = Allowed(budget, confidence, samples, judged)
+        if finetune is None:
+            return pack_within(model, path, coder, chosen, allowed, patterns, on_stage)
         return pack_trained(
-            model, path, coder, chosen, budget, patterns, samples, judged, finetune, teacher,
+            model, path, coder, chosen, allowed, patterns, finetune, teacher,
             Path(checkpoint) if checkpoint else None, on_stage, on_step,
         )  # fmt: skip
-    if budget is not None and chosen is not None:
-        return pack_within(model, path, coder, chosen, budget, patterns, samples, judged, on_stage)
     if price is not None:
         return pack_at(model, path, coder, chosen, price, patterns, samples)
     if patterns:

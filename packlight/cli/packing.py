@@ -23,6 +23,9 @@ def pack(
     budget: Annotated[
         str | None, typer.Option(help="drop<=0.1points or drop<=0.5%: round weights. Default: keep every bit.")
     ] = None,
+    confidence: Annotated[
+        float, typer.Option(help="That other data keep the budget, too: 0.5 takes drops as measured, up to 0.999.")
+    ] = 0.5,
     price: Annotated[
         float | None, typer.Option(help="Instead of a budget: the loss that one bit is worth, e.g. 1e-8.")
     ] = None,
@@ -52,8 +55,9 @@ def pack(
     finetune = None if epochs is None else Fit(epochs=epochs, learning_rate=learning_rate or Fit.learning_rate)
     with progress.stages_and_steps("packing", as_json, finetune is not None) as (stage, advance):
         made = packed(
-            load(model), out, task, budget=budget, price=price, mode=mode, exclude=exclude or (), samples=samples,
-            judged=judged, finetune=finetune, teacher=load(teacher) if teacher else None, checkpoint=checkpoint,
+            load(model), out, task, budget=budget, confidence=confidence, price=price, mode=mode,
+            exclude=exclude or (), samples=samples, judged=judged, finetune=finetune,
+            teacher=load(teacher) if teacher else None, checkpoint=checkpoint,
             on_stage=stage, on_step=training.shown(advance),
         )  # fmt: skip
     if as_json:

@@ -1,12 +1,17 @@
-"""The smallest `.plt` file whose network loses no more than a budget allows: one price a bit, swept."""
+"""The smallest `.plt` file whose network loses no more than a budget allows: one price a bit, swept.
+
+Of many tries some seem to lose less than they do, and the smallest file within a budget would be one of those. A dearer
+price makes no network better, so drops are evened along the prices before one is chosen.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 
 from packlight.codec import Coder, save_packed
 from packlight.errors import PacklightError
@@ -23,6 +28,26 @@ from packlight.task import Task
 _BATCH = 16
 _DEAREST, _CHEAPEST = 1e-4, 1e-12  # prices, loss a bit
 _BISECTIONS, _BEYOND, _FARTHEST = 7, 8, 12.0  # tries, tries, and how much dearer than the best of those before
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """budget: a limit of the drop. confidence: in [0.5, 1), that data like those it is measured on keep it. samples:
+    inputs that tell what each weight matters. judged: validation samples that each try is scored on."""
+
+    budget: str
+    confidence: float = 0.5
+    samples: int = 2048
+    judged: int = 5000
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise PacklightError(f"confidence is in [0.5, 1): 0.5 takes drops as measured; got {self.confidence:g}")
+
+    def counted(self, drop: Measurement) -> float:
+        """The drop that counts: at this confidence it is no larger."""
+        return drop.value + _NORMAL.inv_cdf(self.confidence) * (drop.high - drop.low) / 2 / _NORMAL.inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -67,15 +92,13 @@ def pack_within(
     path: Path,
     coder: Coder,
     task: Task,
-    budget: str,
+    allowed: Allowed,
     exclude: tuple[str, ...],
-    samples: int,
-    judged: int,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> Packed:
-    """The smallest file of those tried whose drop on the first `judged` samples of validation data stays within the
-    budget. Raises PacklightError where all lose more."""
-    sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
+    """The smallest file of those tried whose drop on validation data stays within the budget. Raises PacklightError
+    where all lose more."""
+    sweep = Sweep(fold(model).eval(), path, task, allowed, exclude, on_stage)
     sweep.look(model)
     return sweep.written(coder)
 
@@ -87,14 +110,14 @@ class Sweep:
     """
 
     def __init__(
-        self, network: Model, path: Path, task: Task, budget: str, exclude: tuple[str, ...], samples: int, judged: int,
+        self, network: Model, path: Path, task: Task, allowed: Allowed, exclude: tuple[str, ...],
         on_stage: Callable[[str], None],
     ):  # fmt: skip
-        self.path, self.task, self.exclude, self.samples, self.on_stage = path, task, exclude, samples, on_stage
-        self.limit = _limit(budget)
-        self.judge = replace(task, validation=task.data("validation").take(judged))
+        self.path, self.task, self.exclude, self.allowed, self.on_stage = path, task, exclude, allowed, on_stage
+        self.limit = _limit(allowed.budget)
+        self.judge = replace(task, validation=task.data("validation").take(allowed.judged))
         self.before = evaluate(network, self.judge, "validation")
-        self.allowed = self.limit.bound({"quality": self.before.measurement})
+        self.most = self.limit.bound({"quality": self.before.measurement})
         self.tries: dict[float, tuple[int, Measurement]] = {}
         self.best: tuple[int, Measurement, float, Model] | None = None
 
@@ -102,17 +125,17 @@ class Sweep:
         """Try a Model: prices by bisection on their logarithm, then some beyond the best, since drops do not rise
         evenly. Whether one of them kept the budget."""
         self.tries = {}
-        if evaluate(model, self.judge, "validation").drop_from(self.before).value > self.allowed:
+        if not self._kept(evaluate(model, self.judge, "validation").drop_from(self.before)):
             return False
         self.on_stage("looking at what every weight matters")
-        rounder = _rounder(model, self.task, self.exclude, self.samples)
+        rounder = _rounder(model, self.task, self.exclude, self.allowed.samples)
         low, high = math.log(_CHEAPEST), math.log(_DEAREST)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             low, high = (middle, high) if self._within(rounder, math.exp(middle)) else (low, middle)
         for i in range(1, _BEYOND + 1):
             self._within(rounder, math.exp(low) * _FARTHEST ** (i / _BEYOND))
-        return any(drop.value <= self.allowed for _, drop in self.tries.values())
+        return self._choose(rounder)
 
     def _within(self, rounder: RateDistortion, price: float) -> bool:
         made = rounder.at(price)
@@ -125,17 +148,46 @@ class Sweep:
             scratch.unlink(missing_ok=True)
         self.tries[price] = size, drop
         self.on_stage(f"price {price:.2g}: {size:,} bytes, drop {drop}")
-        if drop.value <= self.allowed and (self.best is None or size < self.best[0]):
-            self.best = size, drop, price, made
-        return drop.value <= self.allowed
+        return self._kept(drop)
+
+    def _kept(self, drop: Measurement) -> bool:
+        return self.allowed.counted(drop) <= self.most
+
+    def _choose(self, rounder: RateDistortion) -> bool:
+        """Whether a try kept the budget, as it is and evened; the smallest file so far is remembered."""
+        prices = sorted(self.tries)
+        drops = [self.tries[price][1] for price in prices]
+        even = evened([self.allowed.counted(drop) for drop in drops])
+        kept = [p for p, drop, e in zip(prices, drops, even, strict=True) if self._kept(drop) and e <= self.most]
+        if kept:
+            price = min(kept, key=lambda p: self.tries[p][0])
+            size, drop = self.tries[price]
+            if self.best is None or size < self.best[0]:
+                self.best = size, drop, price, rounder.at(price)
+        return bool(kept)
 
     def written(self, coder: Coder) -> Packed:
         """The smallest, as a file."""
         if self.best is None:
-            raise PacklightError(f"every price loses more than {self.limit.text}; allow more, or pack without a budget")
+            sure = f" at a confidence of {self.allowed.confidence:g}" if self.allowed.confidence > 0.5 else ""
+            raise PacklightError(
+                f"every price loses more than {self.limit.text}{sure}; allow more, or pack without a budget"
+            )
         _, drop, price, made = self.best
         save_packed(made, self.path, coder)
         return Packed(self.path, made, self.path.stat().st_size, memory_of(made), drop, price, self.tries)
+
+
+def evened(drops: Sequence[float]) -> list[float]:
+    """The nearest numbers that never fall: isotonic regression by pooling adjacent violators (Barlow et al. 1972)."""
+    pools: list[tuple[float, int]] = []  # sums, counts
+    for drop in drops:
+        total, count = drop, 1
+        while pools and pools[-1][0] * count >= total * pools[-1][1]:
+            before, more = pools.pop()
+            total, count = total + before, count + more
+        pools.append((total, count))
+    return [total / count for total, count in pools for _ in range(count)]
 
 
 def _limit(budget: str) -> Limit:

@@ -23,7 +23,7 @@ from packlight.model import Model, pictures_of
 from packlight.passes.codebooks import Codebooks, share_weights
 from packlight.passes.fold import fold
 from packlight.passes.sensitivity.change import DIVERGENCE, distance_for
-from packlight.search.packing import Packed, Sweep, memory_of
+from packlight.search.packing import Allowed, Packed, Sweep, memory_of
 from packlight.task import Task
 from packlight.train import Distillation, Fit, Progress, Sparsify, Sparsity, fit
 from packlight.train.mixing import can_mix, labelled, mixing
@@ -42,10 +42,8 @@ def pack_trained(
     path: Path,
     coder: Coder,
     task: Task,
-    budget: str,
+    allowed: Allowed,
     exclude: tuple[str, ...],
-    samples: int,
-    judged: int,
     training: Fit,
     teacher: Model | None = None,
     checkpoint: Path | None = None,
@@ -57,7 +55,7 @@ def pack_trained(
     twice.
     training: of each share. teacher: who answers in the network's place. checkpoint: each share's file is this name, a
     dot and the share; trainings are the same for all budgets."""
-    sweep = Sweep(fold(model).eval(), path, task, budget, exclude, samples, judged, on_stage)
+    sweep = Sweep(fold(model).eval(), path, task, allowed, exclude, on_stage)
     sweep.look(model)
     pruner = _Pruner(teacher or model, task, training, exclude, checkpoint, on_step)
     share: float | None = _FIRST

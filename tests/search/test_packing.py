@@ -30,9 +30,27 @@ def test_a_budget_is_kept_and_the_file_is_a_part_of_the_bytes(within):
 
 
 def test_of_what_was_tried_and_keeps_the_budget_the_smallest_is_written(within):
-    kept = {price: size for price, (size, drop) in within.tries.items() if drop.value <= 1}
+    prices = sorted(within.tries)
+    even = packing.evened([within.tries[p][1].value for p in prices])
+    kept = {p: within.tries[p][0] for p, e in zip(prices, even, strict=True) if max(e, within.tries[p][1].value) <= 1}
     assert len(within.tries) > len(kept) >= 1
     assert kept[within.price] == min(kept.values()) == within.file_bytes
+
+
+def test_luck_is_evened_out():
+    assert packing.evened([0.1, 0.9, 0.2, 0.4, 3.0]) == pytest.approx([0.1, 0.5, 0.5, 0.5, 3.0])
+    assert packing.evened([-1.0, 0.0, 0.0, 2.0]) == [-1.0, 0.0, 0.0, 2.0]
+    assert packing.evened([3.0, 2.0, 1.0]) == [2.0] * 3
+    assert packing.evened([]) == []
+
+
+def test_more_confidence_leaves_more_room(within):
+    sure = pl.pack(
+        trained(), within.path.with_name("sure.plt"), digits(), budget="drop<=1points", confidence=0.9, samples=256,
+        judged=400,
+    )  # fmt: skip
+    assert sure.file_bytes > within.file_bytes
+    assert sure.drop.value + 1.2816 * (sure.drop.high - sure.drop.low) / 2 / 1.96 <= 1.001
 
 
 def test_a_file_for_a_runtime_computes_what_was_packed(within, tmp_path):
@@ -72,6 +90,8 @@ WRONG = {
     "budget and price": ({"budget": "drop<=1%", "task": digits, "price": 1e-6}, "takes the place of a price"),
     "latency": ({"budget": "latency<=1ms", "task": digits}, "packing takes one limit, of the drop"),
     "training without budget": ({"finetune": pl.Fit(), "task": digits}, "training prunes as far as a budget allows"),
+    "confidence": ({"budget": "drop<=1%", "task": digits, "confidence": 1.0}, r"confidence is in \[0.5, 1\)"),
+    "confidence of nothing": ({"confidence": 0.9}, "confidence is that of a budget"),
     "price": ({"price": -1.0}, "the loss that one bit is worth, > 0"),
     "exclude": ({"exclude": "head"}, "nothing is rounded without a budget"),
 }  # fmt: skip
