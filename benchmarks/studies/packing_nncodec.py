@@ -27,8 +27,8 @@ from benchmarks.measure import scores_of
 from benchmarks.process import WorkerFailure
 from benchmarks.runner import FormRunner
 from benchmarks.studies.packing import NETWORKS
+from benchmarks.studies.packing_trained import CLASSES, MIXED, PLAIN
 from benchmarks.studies.packing_trained import NETWORKS as TRAININGS
-from benchmarks.studies.packing_trained import PLAIN
 from benchmarks.study import part
 from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
@@ -37,7 +37,7 @@ from packlight.train.mixing import mixing
 
 BUDGETS = 0.1, 0.5  # points
 SHARES = {"lenet300": (0.05, 0.03, 0.02), "lenet5": (0.1, 0.05), "resnet20": (0.3, 0.15)}  # that pruning leaves
-CLASSES, LIMIT_S = 10, 7200.0
+LIMIT_S = 7200.0
 
 
 def study(folder: Path) -> Iterator[Finding]:
@@ -64,8 +64,8 @@ def _pruned(case: Case, folder: Path) -> Iterator[Finding]:
     for share in SHARES[case.name]:
         hook = Sparsify(Sparsity(1 - share, end=0.6, scope="global", score="sensitivity"))
         smaller = fit(
-            model, mixing(task, CLASSES), TRAININGS[case.name],
-            teacher=model, distillation=Distillation(1.0, 0.5), hooks=[hook],
+            model, mixing(task, CLASSES, MIXED), TRAININGS[case.name],
+            teacher=model, distillation=Distillation(1.0, 0.3), hooks=[hook],
             checkpoint=folder / f"{case.name}-{share}",
         )  # fmt: skip
         for most in BUDGETS:

@@ -3,8 +3,9 @@ and what is left is rounded at the prices that a budget allows. The share that i
 
 What goes is the least sensitive of all layers together (packlight.train.Sparsify), at the pace of Zhu and Gupta 2017
 (arXiv 1710.01878); of weights over pictures it is waves that go, unless they were pruned before. On
-classes the loss is the difference from the network's own scores; where inputs can be mixed it is of inputs between the
-training inputs, and half of it the difference from their labels (packlight.train.mixing).
+classes the loss is the difference from the network's own scores; where inputs can be mixed a third of them lie between
+two training inputs, and most of the loss is the difference from their labels (packlight.train.mixing). On validation
+data of LeNet-300-100 and LeNet-5 a half and a quarter did as well, all and none worse.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _FIRST, _LEAST, _MOST = 0.1, 0.002, 0.8  # shares of the weights kept: the first
 _STEP, _FINEST = 0.5, 0.87  # of the last share, until one keeps the budget and one does not; nothing finer between them
 _REST = 0.6  # share of a training after which nothing more is pruned
 _SOFT = Distillation(temperature=1.0, weight=1.0)  # the network's answers alone
-_BOTH = Distillation(temperature=1.0, weight=0.5)  # of mixtures, whose labels are mixed as well
+_BOTH = Distillation(temperature=1.0, weight=0.3)  # of mixtures, whose labels are mixed as well
+_MIXED = 1 / 3  # part of the training inputs
 _PRUNED = 0.1  # share of zeros from which on they are no accident
 _CLASSICAL = 8, 5  # bits of tables: convolutions, other layers (Han et al. 2016, section 5)
 
@@ -99,7 +101,7 @@ class _Pruner:
         answers = _BOTH if classes else _SOFT
         file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{keep:.3g}")
         return fit(
-            model, mixing(self.task, classes) if mixes else self.task, self.training, hooks=[hook],
+            model, mixing(self.task, classes, _MIXED) if mixes else self.task, self.training, hooks=[hook],
             teacher=self.teacher if chooses else None, distillation=answers, checkpoint=file, on_step=self.on_step,
         )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Pairs are mixed as in Zhang et al. 2018 (arXiv 1710.09412), with shares drawn evenly. What a mixture should be called is
 the teacher's to say (Beyer et al. 2022, arXiv 2106.05237, section 3), and where there are labels theirs, by their
-shares.
+shares. A part of the samples is mixed: a network that is to lose most of its weights has none to spare for answers
+between all of them, and without any it learns the data by heart.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ def labelled(task: Task) -> bool:
     return targets is not None and targets.ndim == 1 and targets.dtype.kind in "iu"
 
 
-def mixing(task: Task, classes: int = 0) -> Task:
-    """A task whose training inputs are mixtures of two, after its own augmentation, and whose labels are shares of
-    `classes`, [n, classes]; with 0, labels stay those of the first of the two."""
+def mixing(task: Task, classes: int = 0, part: float = 1.0) -> Task:
+    """A task of whose training inputs a part, in (0, 1], are mixtures of two, after its own augmentation, and whose
+    labels are shares of `classes`, [n, classes]; with 0, labels stay those of the first of the two."""
 
     def mix(x: Tensor, targets: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         share, other = torch.rand(len(x), generator=generator), torch.randperm(len(x), generator=generator)
+        share = share.where(torch.rand(len(x), generator=generator) < part, 1.0)
         if classes and targets is not None:
             known = (targets >= 0).unsqueeze(1)  # cross entropy leaves negative ones out
             targets = mixed((F.one_hot(targets.long().clamp(0), classes) * known).float(), share, other)

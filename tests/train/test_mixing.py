@@ -24,6 +24,12 @@ def test_every_mixture_lies_between_its_sample_and_another():
     assert not torch.equal(made, task.mix(x, None, generator(1))[0])
 
 
+def test_a_part_of_the_samples_is_mixed():
+    x = torch.eye(300)
+    made, _ = mixing(digits(), part=0.25).mix(x, None, generator(0))
+    assert 0.15 < float((made.diagonal() < 1).float().mean()) < 0.35
+
+
 def test_a_task_keeps_its_own_augmentation_before_the_mixing():
     x = np.zeros((4, 1, 8, 8), np.float32)
     task = mixing(pl.Task(train=(x, np.zeros(4, np.int64)), augment=lambda x, generator: x * 0 + 7))
