@@ -147,9 +147,12 @@ def test_nothing_is_mixed_where_inputs_are_integers_or_several(monkeypatch):
 
 
 def test_a_teacher_is_followed_in_the_networks_place(tmp_path):
-    """One that knows nothing of the digits makes training useless; the network itself is the other case."""
+    """One that is sure of wrong answers does harm; the network itself is the other case."""
     torch.manual_seed(1)
-    stranger = pl.load(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.zeros(2, 1, 8, 8))
+    head = nn.Linear(64, 10)
+    with torch.no_grad():
+        head.weight.mul_(30)
+    stranger = pl.load(nn.Sequential(nn.Flatten(), head), torch.zeros(2, 1, 8, 8))
     task, short = replace(digits(), augment=None), pl.Fit(epochs=4, learning_rate=0.1)
     own, other = (
         packing_trained._Pruner(t, task, short, (), None, None).pruned(wide(), 0.2) for t in (wide(), stranger)
