@@ -15,7 +15,7 @@ help:
 	@echo "make demo      set up and run the main job on real data; the report lands in demo-out/"
 	@echo "make test      set up and run the checks and the fast tests"
 	@echo "make test-all  the same with the slow tests (run make data first)"
-	@echo "make zoo       prune all 161 networks of tests/architectures and prove, train, save and export each"
+	@echo "make zoo       prune all 161 networks of tests/architectures and prove, train, save and export each; five of timm"
 	@echo "make matrix    seven kinds of networks on every runtime, float and low precision: right, or refused and why"
 	@echo "make data      fetch the real data set that the slow tests use into .data/"
 	@echo "make bench     measure the quick benchmarks (minutes) and print the tables; docs/benchmarks.md has the rest"
@@ -54,7 +54,7 @@ test-all: check
 	@$(BIN)/python -m pytest -m "not zoo" $(PYTEST_ARGS)
 
 zoo: $(VENV)/.test-ready
-	@$(BIN)/python -m pytest -m "" tests/passes/test_prune_zoo.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "" tests/passes/test_prune_zoo.py tests/sources/test_timm.py $(PYTEST_ARGS)
 
 matrix: $(VENV)/.test-ready
 	@$(BIN)/python -m pytest -m "" -s tests/targets/test_matrix.py $(PYTEST_ARGS)

@@ -33,7 +33,7 @@ def right(found):
     return found["difference"] < 1e-5 and 0.4 < found["left"] < 0.6 and found["files"] == ["config.json"]
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_networks_of_timm_come_in_are_cut_and_go_out(tmp_path):
     found = told(tmp_path, *NETWORKS)
     assert set(found) == set(NETWORKS)
