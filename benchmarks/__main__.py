@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(does=_run)
 
     study = commands.add_parser("study", help="compare ways to train, and append to a ledger")
-    study.add_argument("name", help="a module of benchmarks/studies")
+    study.add_argument("name", help="a module of benchmarks/studies, or some parts of it: packing:lenet*")
     study.add_argument("--ledger", type=Path, default=FRESH, help="default: .bench/ledger.jsonl")
     study.set_defaults(does=_study)
 

@@ -14,16 +14,14 @@ import lzma
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import packlight as pl
-from benchmarks.case import CASES, Case
+from benchmarks.case import CASES
 from benchmarks.ledger import Finding, finding
-from benchmarks.study import part
 from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
 from packlight.model import Model
@@ -31,20 +29,14 @@ from packlight.passes.codebooks import Codebooks, share_weights
 from packlight.passes.fold import fold
 from packlight.task import Task
 
-NETWORKS = "lenet300", "lenet5", "resnet20", "mobilenet_v2_small", "sentence_bbc"
+PARTS = "lenet300", "lenet5", "resnet20", "mobilenet_v2_small", "sentence_bbc"
 BUDGETS = 0.1, 0.5  # points
 TABLES = 5, 4, 3  # bits of k-means
 
 
-def study(folder: Path) -> Iterator[Finding]:
+def study(name: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    for name in NETWORKS:
-        case = next(c for c in CASES if c.name == name)
-        yield from part(folder, name, partial(_of_network, case, folder))
-
-
-def _of_network(case: Case, folder: Path) -> Iterator[Finding]:
-    name, (model, task) = case.name, case.load(quick=False)
+    model, task = next(c for c in CASES if c.name == name).load(quick=False)
     model = fold(model).eval()
     before = evaluate(model, task)
     whole = sum(p.numel() for p in model.parameters()) * 4

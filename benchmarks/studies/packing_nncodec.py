@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,9 @@ from benchmarks.ledger import Finding, finding
 from benchmarks.measure import scores_of
 from benchmarks.process import WorkerFailure
 from benchmarks.runner import FormRunner
-from benchmarks.studies.packing import NETWORKS
+from benchmarks.studies.packing import PARTS as NETWORKS
 from benchmarks.studies.packing_trained import CLASSES, MIXED, PLAIN
-from benchmarks.studies.packing_trained import NETWORKS as TRAININGS
-from benchmarks.study import part
+from benchmarks.studies.packing_trained import PARTS as TRAININGS
 from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
 from packlight.train import Distillation, Sparsify, Sparsity, fit
@@ -40,13 +38,14 @@ SHARES = {"lenet300": (0.05, 0.03, 0.02), "lenet5": (0.1, 0.05), "resnet20": (0.
 LIMIT_S = 7200.0
 
 
-def study(folder: Path) -> Iterator[Finding]:
+PARTS = (*NETWORKS, *(f"{name}-pruned" for name in SHARES))
+
+
+def study(part: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    for name in NETWORKS:
-        case = next(c for c in CASES if c.name == name)
-        yield from part(folder, name, partial(_whole, case))
-        if name in SHARES:
-            yield from part(folder, f"{name}-pruned", partial(_pruned, case, folder))
+    name = part.removesuffix("-pruned")
+    case = next(c for c in CASES if c.name == name)
+    yield from _whole(case) if name == part else _pruned(case, folder)
 
 
 def _whole(case: Case) -> Iterator[Finding]:

@@ -13,7 +13,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ import torch
 import packlight as pl
 from benchmarks.case import CASES
 from benchmarks.ledger import Finding, finding
-from benchmarks.study import part
 from packlight.measure import Measurement
 from packlight.measure.quality import Scores, evaluate
 from packlight.model import Model
@@ -31,7 +29,7 @@ from packlight.train import Distillation, fit
 from packlight.train.mixing import mixing
 
 FAST = pl.Engine(precision="bf16", channels_last=True)
-NETWORKS = {  # how each share of the weights is trained
+PARTS = {  # how each share of the weights is trained
     "lenet300": pl.Fit(epochs=100, learning_rate=0.1, weight_decay=0.0),
     "lenet5": pl.Fit(epochs=30, learning_rate=0.05, weight_decay=0.0, engine=FAST),
     "resnet20": pl.Fit(epochs=8, learning_rate=0.05, weight_decay=0.0, engine=FAST),
@@ -44,14 +42,9 @@ BITS = 5, 4
 ENOUGH, CLASSES, MIXED = 0.5, 10, 1 / 3  # points; as pl.pack trains
 
 
-def study(folder: Path) -> Iterator[Finding]:
+def study(name: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    for name in NETWORKS:
-        yield from part(folder, name, partial(_of_network, name, folder))
-
-
-def _of_network(name: str, folder: Path) -> Iterator[Finding]:
-    training = NETWORKS[name]
+    training = PARTS[name]
     model, task = next(c for c in CASES if c.name == name).load(quick=False)
     task = replace(task, augment=None) if name in PLAIN else task
     before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4

@@ -1,14 +1,16 @@
 """Running cases: what is complete is passed over, and a case that dies is a row with the reason."""
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from made_rows import made_case
 
 from benchmarks import ROOT
 from benchmarks.case import Case
-from benchmarks.ledger import append, read
+from benchmarks.ledger import DONE, append, finding, read
 from benchmarks.run import run, state
+from benchmarks.study import run as run_study
 
 CASE = Case("no-such-case", "packlight.networks:lenet300", (1, 28, 28))
 
@@ -46,3 +48,24 @@ def test_a_case_that_dies_is_a_row_with_the_reason_and_is_tried_again(tmp_path):
         assert [(row.what, row.form) for row in added] == [("failed", "")] * attempt
     assert added[0].detail["reason"] == "case no-such-case ended with exit code 2: see above"
     assert (added[0].run, added[0].commit) == (run_id(), state()[0])
+
+
+def test_parts_of_a_study_are_cases_that_can_be_chosen_and_are_measured_once(tmp_path, monkeypatch):
+    from packlight import PacklightError
+
+    measured, ledger = [], tmp_path / "ledger.jsonl"
+    monkeypatch.setattr("benchmarks.study.SCRATCH", tmp_path)
+    monkeypatch.setattr("benchmarks.study.names", lambda: ["sizes"])
+
+    def study(part, folder):
+        measured.append(part)
+        yield finding(part, "refused", reason="no kernel")
+
+    made = SimpleNamespace(PARTS=("lenet5", "lenet300", "resnet20"), study=study)
+    monkeypatch.setattr("benchmarks.study.importlib.import_module", lambda name: made)
+    run_study("sizes:lenet*", ledger)
+    run_study("sizes", ledger)
+    assert measured == ["lenet5", "lenet300", "resnet20"]
+    assert [r.case for r in read(ledger) if r.what == DONE] == ["sizes:lenet5", "sizes:lenet300", "sizes:resnet20"]
+    with pytest.raises(PacklightError, match="no part 'vgg'; there are lenet5, lenet300, resnet20"):
+        run_study("sizes:vgg", ledger)
