@@ -108,6 +108,10 @@ CASES = (
 )  # fmt: skip
 
 
+def named(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
 def chosen(pattern: str, quick: bool) -> list[Case]:
     """The cases of a mode whose name fits a shell pattern."""
     found = [case for case in CASES if fnmatchcase(case.name, pattern) and (case.quick or not quick)]

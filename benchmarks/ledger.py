@@ -106,6 +106,11 @@ def read(path: Path) -> list[Row]:
     return [_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 
+def complete(path: Path, run: str) -> set[str]:
+    """The cases that a run has whole measurements of."""
+    return {row.case for row in (read(path) if path.exists() else []) if row.run == run and row.what == DONE}
+
+
 def cases(rows: Sequence[Row], mode: str, ends: Collection[str] = (DONE,)) -> dict[str, Rows]:
     """The newest measurement of each case: case → its rows by key. ends: complete ones only, or with SKIPPED and FAILED
     also those that came to nothing as a whole."""

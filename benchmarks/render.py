@@ -4,13 +4,15 @@ A block is `<!-- table: bench MODE CASE … -->` or `<!-- table: bench MODE CASE
 `<!-- end of table -->`; CASE and FORM may be shell patterns. MODE "study" lists what studies measured, a line a number;
 "grid" has a line for each thing that a study measured and a column for each number that FORM names; `; OF, …` after
 these chooses the things. "cells" is for studies whose things are called "COLUMN, LINE": a line for each LINE, a column
-for each COLUMN of `; COLUMN, …`, and in each cell the numbers that FORM names.
+for each COLUMN of `; COLUMN, …`, and in each cell the numbers that FORM names. Of a study in parts all are meant,
+"STUDY:PART" chooses some.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -56,25 +58,46 @@ def table(found: dict[str, Rows], forms: Sequence[str] = ("*",)) -> str:
     return "\n".join([*lines, "", *remarks])
 
 
-def listing(found: dict[str, Rows], whats: Sequence[str] = ("*",)) -> str:
+@dataclass
+class Study:
+    """What a study measured, its parts together. origins: a sentence a part, which command measured it."""
+
+    rows: Rows = field(default_factory=dict)
+    origins: list[str] = field(default_factory=list)
+
+
+def studies(found: dict[str, Rows], patterns: Sequence[str] = ("*",)) -> dict[str, Study]:
+    """Studies by name, of the cases that fit a pattern, or whose study does."""
+    joined: dict[str, Study] = {}
+    for case, rows in found.items():
+        name = case.partition(":")[0]
+        if any(fnmatchcase(n, p) for n in (case, name) for p in patterns):
+            study = joined.setdefault(name, Study())
+            study.rows.update(rows)
+            study.origins.append(provenance(case, rows))
+    return joined
+
+
+def listing(found: dict[str, Study], whats: Sequence[str] = ("*",)) -> str:
     """One table of studies, a line a number; of those whose name fits a pattern."""
     lines = ["| study | of | measured | value [95 %] | n |", "|---|---|---|--:|--:|"]
-    for name, rows in found.items():
-        for (form, what, _), row in rows.items():
+    for name, study in found.items():
+        for (form, what, _), row in study.rows.items():
             if form and any(fnmatchcase(what, p) for p in whats):
                 assert row.value is not None
                 assert row.low is not None
                 assert row.high is not None
                 shown = Measurement(row.value, row.unit, row.n, row.low, row.high)
                 lines.append(f"| {name} | {form} | {what.replace('_', ' ')} | {shown} | {row.n:,} |")
-    return "\n".join([*lines, "", *(provenance(name, rows) for name, rows in found.items())])
+    return "\n".join([*lines, "", *(origin for study in found.values() for origin in study.origins)])
 
 
-def grid(found: dict[str, Rows], whats: Sequence[str], of: Sequence[str] = ("*",)) -> str:
+def grid(found: dict[str, Study], whats: Sequence[str], of: Sequence[str] = ("*",)) -> str:
     """One table a study: a line for each thing whose name fits a pattern of `of`, a column for each of `whats` that was
     measured; what was refused in a list below it, a line a reason."""
     parts = []
-    for name, rows in found.items():
+    for study in found.values():
+        rows = study.rows
         forms = dict.fromkeys(form for form, _, _ in rows if form)
         shown = [form for form in forms if any(fnmatchcase(form, p) for p in of)]
         columns = [w for w in whats if any((form, w, None) in rows for form in shown)]
@@ -88,14 +111,15 @@ def grid(found: dict[str, Rows], whats: Sequence[str], of: Sequence[str] = ("*",
                 if other == form and what in (REFUSED, SKIPPED):
                     reasons.setdefault(f"{what}: {row.detail['reason']}", []).append(form)
         refused = [f"* {', '.join(those)} {reason}" for reason, those in reasons.items()]
-        parts += ["\n".join(lines), "\n".join([*refused, provenance(name, rows)])]
+        parts += ["\n".join(lines), "\n".join([*refused, *study.origins])]
     return "\n\n".join(parts)
 
 
-def cells(found: dict[str, Rows], whats: Sequence[str], columns: Sequence[str]) -> str:
+def cells(found: dict[str, Study], whats: Sequence[str], columns: Sequence[str]) -> str:
     """One table a study, numbers without their intervals; what was refused says so."""
     parts = []
-    for name, rows in found.items():
+    for study in found.values():
+        rows = study.rows
         present = [c for c in columns if any(form.startswith(f"{c}, ") for form, _, _ in rows)]
         lines = list(dict.fromkeys(
             form.removeprefix(f"{c}, ") for c in present for form, _, _ in rows if form.startswith(f"{c}, ")
@@ -104,7 +128,7 @@ def cells(found: dict[str, Rows], whats: Sequence[str], columns: Sequence[str]) 
         for line in lines:
             shown = (_numbers(rows, f"{column}, {line}", whats) for column in present)
             table.append(f"| {line} | " + " | ".join(shown) + " |")
-        parts += ["\n".join(table), provenance(name, rows)]
+        parts += ["\n".join(table), "\n".join(study.origins)]
     return "\n\n".join(parts)
 
 
@@ -162,8 +186,7 @@ def fill(text: str, rows: Sequence[Row], where: str) -> str:
     def block(match: re.Match[str]) -> str:
         start, mode, patterns, forms, end = match.groups()
         if mode in ("study", "grid", "cells"):
-            found = cases(rows, "study")
-            chosen = {n: r for n, r in found.items() if any(fnmatchcase(n, p) for p in patterns.split())}
+            chosen = studies(cases(rows, "study"), patterns.split())
             if mode == "cells" and chosen:
                 whats, _, columns = (forms or "").partition("; ")
                 return f"{start}{cells(chosen, whats.split(', '), columns.split(', '))}\n{end}"

@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import ROOT
 from benchmarks.case import Case
 from benchmarks.environments import make
 from benchmarks.forms import discover
-from benchmarks.ledger import DONE, FAILED, Finding, Row, append, finding, read
+from benchmarks.ledger import DONE, FAILED, Finding, Row, append, complete, finding
 from benchmarks.process import Worker, WorkerFailure
 from benchmarks.runner import THREADS
 from packlight.errors import PacklightError
@@ -28,15 +28,9 @@ _MEASURED = ("packlight", "benchmarks", ":!benchmarks/results")
 
 def run(cases: Sequence[Case], quick: bool, ledger: Path, again: bool = False) -> None:
     """Measure cases and append their rows. A case that this state of the code has complete rows of is passed over."""
-    commit, changes = state()
+    code = state()
     mode = "quick" if quick else "full"
-    name = f"{mode}-{commit[:12]}{'-' + changes if changes else ''}"
-    rows = read(ledger) if ledger.exists() else []
-    complete = {row.case for row in rows if row.run == name and row.what == DONE}
-    missing = [case for case in cases if again or case.name not in complete]
-    for case in cases:
-        if case not in missing:
-            print(f"{case.name}: complete in {ledger} (run {name})", file=sys.stderr)
+    missing = [case for case in cases if again or not passed_over(case.name, ledger, code.run(mode))]
     _make_environments(missing, quick)
     for case in missing:
         print(f"{case.name} ({mode})", file=sys.stderr, flush=True)
@@ -45,17 +39,34 @@ def run(cases: Sequence[Case], quick: bool, ledger: Path, again: bool = False) -
         taken = Measurement.exact(time.monotonic() - began, "s")
         if all(f["form"] for f in findings):  # a case that was skipped or failed as a whole is tried again
             findings.append(finding("", DONE, taken))
-        append(ledger, stamped(findings, name, mode, case.name, case.network, (commit, changes)))
+        append(ledger, stamped(findings, code, mode, case.name, case.network))
         print(f"{case.name}: {taken.value:.0f} s", file=sys.stderr, flush=True)
 
 
-def stamped(
-    findings: Sequence[Finding], run: str, mode: str, case: str, network: str, of: tuple[str, str]
-) -> list[Row]:
+class State(NamedTuple):
+    """Of the code. changes: a digest of what the working tree changes in the measured code since the commit, or ""."""
+
+    commit: str
+    changes: str
+
+    def run(self, mode: str) -> str:
+        """The id of a run of this code."""
+        return "-".join(filter(None, (mode, self.commit[:12], self.changes)))
+
+
+def passed_over(case: str, ledger: Path, run: str) -> bool:
+    """Whether a run has measured a case completely; if so, says it."""
+    done = case in complete(ledger, run)
+    if done:
+        print(f"{case}: complete in {ledger} (run {run})", file=sys.stderr)
+    return done
+
+
+def stamped(findings: Sequence[Finding], code: State, mode: str, case: str, network: str) -> list[Row]:
     """Findings as rows of now, of this machine, and of a state of the code."""
-    now, (commit, changes) = datetime.now(UTC).isoformat(timespec="seconds"), of
-    stamp: dict[str, Any] = {"run": run, "time": now, "mode": mode, "case": case, "network": network,
-                             "commit": commit, "dirty": bool(changes), "machine": describe()}  # fmt: skip
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    stamp: dict[str, Any] = {"run": code.run(mode), "time": now, "mode": mode, "case": case, "network": network,
+                             "commit": code.commit, "dirty": bool(code.changes), "machine": describe()}  # fmt: skip
     return [Row(**stamp, **f) for f in findings]
 
 
@@ -80,8 +91,8 @@ def _findings(case: Case, quick: bool) -> list[Finding]:
             return [finding("", FAILED, reason=str(failure))]
 
 
-def state() -> tuple[str, str]:
-    """The commit, and a digest of what the working tree changes in the measured code since ("": nothing)."""
+def state() -> State:
+    """Of the code as it is now."""
     try:
         commit = _git("rev-parse", "HEAD").strip()
         changes = _git("diff", "HEAD", "--", *_MEASURED)
@@ -90,7 +101,7 @@ def state() -> tuple[str, str]:
         raise PacklightError(f"benchmarks are run in a git checkout, so that numbers have a commit: {error}") from error
     for path in filter(None, new):
         changes += hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
-    return commit, hashlib.sha256(changes.encode()).hexdigest()[:8] if changes else ""
+    return State(commit, hashlib.sha256(changes.encode()).hexdigest()[:8] if changes else "")
 
 
 def _git(*words: str) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from benchmarks import SCRATCH
-from benchmarks.ledger import DONE, Finding, append, finding, read
-from benchmarks.run import stamped, state
+from benchmarks.case import Absent
+from benchmarks.ledger import DONE, Finding, append, finding
+from benchmarks.run import passed_over, stamped, state
 from packlight.errors import PacklightError
-from packlight.files import write_text
 from packlight.measure import Measurement
 
 STUDIES = Path(__file__).parent / "studies"
@@ -29,26 +28,28 @@ def names() -> list[str]:
 def run(name: str, ledger: Path) -> None:
     """Findings are printed as they come, and appended when all are there. Of a study in parts, each part is a case of
     the ledger, "STUDY:PART", and `name` may choose some: "packing:lenet*"; those that this state of the code has
-    complete rows of are passed over. What else a killed study had found it keeps in .bench/studies, and goes on."""
+    complete rows of are passed over, and those whose network is not on this machine."""
     name, _, pattern = name.partition(":")
     if name not in names():
         raise PacklightError(f"no study {name!r}; there are {', '.join(names())}")
     study = importlib.import_module(f"benchmarks.studies.{name}")
-    commit, changes = state()
-    run_name = f"study-{commit[:12]}{'-' + changes if changes else ''}"
-    folder = SCRATCH / "studies" / name / run_name
+    code = state()
+    folder = SCRATCH / "studies" / name / code.run("study")
     folder.mkdir(parents=True, exist_ok=True)
     for case, find in _cases(name, study, pattern, folder).items():
-        if case != name and case in _complete(ledger, run_name):
-            print(f"{case}: complete in {ledger} (run {run_name})", file=sys.stderr)
+        if case != name and passed_over(case, ledger, code.run("study")):
             continue
         began, findings = time.monotonic(), []
-        for found in find():
-            findings.append(found)
-            value = f"{found['value']:.4g}" if found["value"] is not None else "–"
-            print(f"{case}: {found['form']}, {found['what']}: {value} {found['unit']}", file=sys.stderr, flush=True)
+        try:
+            for found in find():
+                findings.append(found)
+                value = f"{found['value']:.4g}" if found["value"] is not None else "–"
+                print(f"{case}: {found['form']}, {found['what']}: {value} {found['unit']}", file=sys.stderr, flush=True)
+        except Absent as error:
+            print(f"{case}: left out, {error}", file=sys.stderr)
+            continue
         findings.append(finding("", DONE, Measurement.exact(time.monotonic() - began, "s")))
-        append(ledger, stamped(findings, run_name, "study", case, "", (commit, changes)))
+        append(ledger, stamped(findings, code, "study", case, ""))
 
 
 def _cases(name: str, study: ModuleType, pattern: str, folder: Path) -> dict[str, Callable[[], Iterable[Finding]]]:
@@ -60,21 +61,3 @@ def _cases(name: str, study: ModuleType, pattern: str, folder: Path) -> dict[str
     if not chosen:
         raise PacklightError(f"study {name!r} has no part {pattern!r}; there are {', '.join(parts) or 'none'}")
     return {f"{name}:{p}": partial(study.study, p, folder) for p in chosen}
-
-
-def _complete(ledger: Path, run_name: str) -> set[str]:
-    rows = read(ledger) if ledger.exists() else []
-    return {row.case for row in rows if row.run == run_name and row.what == DONE}
-
-
-def part(folder: Path, name: str, find: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What a part of a study finds; of a part that an earlier, killed run had finished, what it found then."""
-    path = folder / f"{name}.json"
-    if path.is_file():
-        yield from json.loads(path.read_text(encoding="utf-8"))
-        return
-    found = []
-    for one in find():
-        found.append(one)
-        yield one
-    write_text(path, json.dumps(found))

@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import packlight as pl
-from benchmarks.case import CASES
+from benchmarks.case import named
 from benchmarks.ledger import Finding, finding
+from benchmarks.sizes import float_bytes, sized
 from packlight.measure import Measurement
-from packlight.measure.quality import Scores, evaluate
+from packlight.measure.quality import evaluate
 from packlight.model import Model
 from packlight.passes.codebooks import Codebooks, share_weights
 from packlight.passes.fold import fold
@@ -36,18 +36,18 @@ TABLES = 5, 4, 3  # bits of k-means
 
 def study(name: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    model, task = next(c for c in CASES if c.name == name).load(quick=False)
+    model, task = named(name).load(quick=False)
     model = fold(model).eval()
     before = evaluate(model, task)
-    whole = sum(p.numel() for p in model.parameters()) * 4
-    yield finding(f"{name}, float32", "bytes", Measurement.exact(whole, "bytes"))
+    yield finding(f"{name}, float32", "bytes", Measurement.exact(float_bytes(model), "bytes"))
     for form, made, size in _rivals(model, task, folder / f"{name}-exact.plt"):
-        yield from _findings(f"{name}, {form}", made, size, whole, before, task)
+        yield from sized(f"{name}, {form}", size, model, evaluate(made, task).drop_from(before))
     for most in BUDGETS:
         began = time.monotonic()
         packed = pl.pack(model, folder / f"{name}.plt", task, budget=f"drop<={most}points")
         form = f"{name}, .plt within {most} points"
-        yield from _findings(form, pl.load(packed.path), packed.file_bytes, whole, before, task)
+        lost = evaluate(pl.load(packed.path), task).drop_from(before)
+        yield from sized(form, packed.file_bytes, model, lost)
         if packed.drop is not None:
             yield finding(form, "drop on validation data", packed.drop)
         yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
@@ -96,9 +96,3 @@ def _huffman_bytes(shared: Model) -> int:
             at += 1
         total += -(-bits // 8) + len(counts)
     return total
-
-
-def _findings(form: str, made: Model, size: int, whole: int, before: Scores, task: Task) -> Iterator[Finding]:
-    yield finding(form, "bytes", Measurement.exact(size, "bytes"))
-    yield finding(form, "times smaller", Measurement.exact(float(np.round(whole / size, 2)), ""))
-    yield finding(form, "drop", evaluate(made, task).drop_from(before))

@@ -14,26 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
 
 import packlight as pl
-from benchmarks import ROOT
+from benchmarks.case import named
 from benchmarks.ledger import Finding, finding
-from benchmarks.study import part
 from packlight.codec import account
-from packlight.errors import PacklightError
 from packlight.measure import Measurement
 from packlight.measure.intervals import median
 from packlight.model import Model
-from packlight.task import Task
 
-NETWORKS = {
-    "resnet20": (ROOT / "packlight" / "data" / "resnet20_fashion_mnist.plm", "fashion-mnist"),
-    "sentence encoder": (ROOT / ".data" / "networks" / "sentence_bbc.plm", "bbc-news"),
-}
+PARTS = "resnet20", "sentence_bbc"
 PRICE, SAMPLES, TIMES = 1e-11, 64, 5
 OPENED = """
 import json, os, sys, time, torch
@@ -59,22 +52,11 @@ print(json.dumps([times, grown]))
 """
 
 
-def study(folder: Path) -> Iterator[Finding]:
+def study(name: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    for name in NETWORKS:
-        yield from part(folder, name, partial(_of_network, name, folder))
-
-
-def _of_network(name: str, folder: Path) -> Iterator[Finding]:
-    path, task = NETWORKS[name]
-    try:
-        model = pl.load(path)
-        data = Task.named(task)
-    except PacklightError as error:
-        yield finding(name, "skipped", reason=str(error))
-        return
-    small = pl.load(ROOT / "benchmarks" / "networks" / "lenet5.plm")
+    model, task = named(name).load(quick=False)
+    small, _ = named("lenet5").load(quick=False)
     whole = sum(p.numel() for p in model.parameters()) * 4
     rounded: Model | None = None
     for mode in ("small", "fast"):
@@ -82,7 +64,7 @@ def _of_network(name: str, folder: Path) -> Iterator[Finding]:
         pl.pack(small, warm, mode=mode)
         began = time.monotonic()
         if rounded is None:
-            rounded = pl.pack(model, out, data, price=PRICE, samples=SAMPLES, mode=mode).model
+            rounded = pl.pack(model, out, task, price=PRICE, samples=SAMPLES, mode=mode).model
             yield finding(form, "rounding and writing", _seconds(began))
         else:
             pl.pack(rounded, out, mode=mode)

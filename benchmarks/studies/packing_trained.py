@@ -15,39 +15,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import packlight as pl
-from benchmarks.case import CASES
+from benchmarks.case import Case, named
 from benchmarks.ledger import Finding, finding
+from benchmarks.sizes import sized
 from packlight.measure import Measurement
-from packlight.measure.quality import Scores, evaluate
+from packlight.measure.quality import evaluate
 from packlight.model import Model
+from packlight.search.packing_trained import lessons
 from packlight.task import Task
-from packlight.train import Distillation, fit
-from packlight.train.mixing import mixing
+from packlight.train import fit
 
 FAST = pl.Engine(precision="bf16", channels_last=True)
-PARTS = {  # how each share of the weights is trained
+TRAININGS = {  # of each share of the weights
     "lenet300": pl.Fit(epochs=100, learning_rate=0.1, weight_decay=0.0),
     "lenet5": pl.Fit(epochs=30, learning_rate=0.05, weight_decay=0.0, engine=FAST),
     "resnet20": pl.Fit(epochs=8, learning_rate=0.05, weight_decay=0.0, engine=FAST),
 }
+PARTS = tuple(TRAININGS)
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
 BUDGETS = 0.5, 0.1  # points
 CONFIDENCES = 0.5, 0.8
 SHARES = {"lenet300": (0.1, 0.05, 0.03), "lenet5": (0.1, 0.05, 0.03), "resnet20": (0.4, 0.2)}  # of Deep Compression
 BITS = 5, 4
-ENOUGH, CLASSES, MIXED = 0.5, 10, 1 / 3  # points; as pl.pack trains
+ENOUGH = 0.5  # points
 
 
 def study(name: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    training = PARTS[name]
-    model, task = next(c for c in CASES if c.name == name).load(quick=False)
-    task = replace(task, augment=None) if name in PLAIN else task
-    before, whole = evaluate(model, task), sum(p.numel() for p in model.parameters()) * 4
+    training = TRAININGS[name]
+    model, task = to_train(named(name))
+    before = evaluate(model, task)
     for most, confidence in itertools.product(BUDGETS, CONFIDENCES):
         began = time.monotonic()
         packed = pl.pack(
@@ -56,14 +56,21 @@ def study(name: str, folder: Path) -> Iterator[Finding]:
         )  # fmt: skip
         sure = f", confidence {confidence}" if confidence > 0.5 else ""
         form = f"{name}, .plt trained within {most} points{sure}"
-        yield from _findings(form, packed.model, packed.file_bytes, whole, before, task)
+        yield from sized(form, packed.file_bytes, model, evaluate(packed.model, task).drop_from(before))
         if packed.drop is not None:
             yield finding(form, "drop on validation data", packed.drop)
         yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
     made, size, form = _classical(model, task, SHARES[name], training, folder / f"{name}-dc.plt")
-    yield from _findings(f"{name}, Deep Compression, {form}", made, size, whole, before, task)
-    dense = fit(model, mixing(task, CLASSES, MIXED), training, teacher=model, distillation=Distillation(1.0, 0.3))
+    yield from sized(f"{name}, Deep Compression, {form}", size, model, evaluate(made, task).drop_from(before))
+    mixed, follows = lessons(model, model, task)
+    dense = fit(model, mixed, training, hooks=follows)
     yield finding(f"{name}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
+
+
+def to_train(case: Case) -> tuple[Model, Task]:
+    """The network and the task that it is trained on."""
+    model, task = case.load(quick=False)
+    return model, replace(task, augment=None) if case.name in PLAIN else task
 
 
 def _classical(
@@ -82,9 +89,3 @@ def _classical(
             tried.append((rank, len(tried), packed, f"{keep:.0%} kept, {bits} bits"))
     _, _, packed, form = min(tried)
     return packed.model, packed.file_bytes, form
-
-
-def _findings(form: str, made: Model, size: int, whole: int, before: Scores, task: Task) -> Iterator[Finding]:
-    yield finding(form, "bytes", Measurement.exact(size, "bytes"))
-    yield finding(form, "times smaller", Measurement.exact(float(np.round(whole / size, 2)), ""))
-    yield finding(form, "drop", evaluate(made, task).drop_from(before))

@@ -18,7 +18,7 @@ import torch
 
 import packlight as pl
 from benchmarks import ROOT, SCRATCH
-from benchmarks.case import CASES, Absent, Case
+from benchmarks.case import CASES, Absent, Case, named
 from benchmarks.environments import make
 from benchmarks.forms import Form, listed
 from benchmarks.job import make_job
@@ -51,7 +51,7 @@ def study(folder: Path) -> Iterator[Finding]:
                 yield from _forms(case, folder)
             except Absent as error:
                 yield finding(case.name, "skipped", reason=str(error))
-    yield from _times(next(c for c in CASES if c.name == "mobilenet_v2_small"))
+    yield from _times(named("mobilenet_v2_small"))
 
 
 def _forms(case: Case, folder: Path) -> Iterator[Finding]:

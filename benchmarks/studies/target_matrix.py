@@ -7,15 +7,13 @@ row of findings, or one that says why there is no such file. Networks whose data
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
 
 import packlight as pl
-from benchmarks.case import CASES, Absent
+from benchmarks.case import named
 from benchmarks.ledger import Finding, finding
-from benchmarks.study import part
 from packlight.measure import Measurement
 
 KEPT = {
@@ -23,34 +21,17 @@ KEPT = {
     "latency_ms": "latency", "latency_ratio": "latency, of ONNX Runtime's float", "cold_start_ms": "cold start",
     "peak_memory_bytes": "memory", "parity_error": "error of the outputs",
 }  # fmt: skip
-REFUSED, WORKS = "refused", KEPT["parity_error"]
-NETWORKS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "lstm_bbc"
+PARTS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "lstm_bbc"
 
 
-def study(folder: Path) -> Iterator[Finding]:
+def study(name: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    refused: dict[str, bool] = {}
-    for name in NETWORKS:
-        for found in part(folder, name, partial(_compared, name)):
-            if found["what"] in (REFUSED, WORKS):
-                refused[found["form"]] = found["what"] == REFUSED
-            yield found
-    yield finding("", "cells", Measurement.exact(len(refused), ""))
-    yield finding("", "cells refused", Measurement.exact(100 * sum(refused.values()) / max(1, len(refused)), "%"))
-
-
-def _compared(name: str) -> Iterator[Finding]:
-    case = next(c for c in CASES if c.name == name)
-    try:
-        model, task = case.load(quick=False)
-    except Absent as error:
-        yield finding(name, "skipped", reason=str(error))
-        return
+    model, task = named(name).load(quick=False)
     found = pl.compare(model, task)
     for row in found.rows:
         cell = f"{name}, {row.target} {row.form}"
         if not row.ok:
-            yield finding(cell, REFUSED, reason=row.refused)
+            yield finding(cell, "refused", reason=row.refused)
         for key, what in KEPT.items():
             if key in row.measurements:
                 yield finding(cell, what, row.measurements[key])

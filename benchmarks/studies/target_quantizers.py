@@ -9,21 +9,19 @@ bytes are ours of theirs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
 
 import packlight as pl
 from benchmarks import ROOT, SCRATCH
-from benchmarks.case import CASES, Absent
+from benchmarks.case import named
 from benchmarks.environments import make
 from benchmarks.forms import Form, listed
 from benchmarks.job import make_job
 from benchmarks.ledger import Finding, finding
 from benchmarks.process import WorkerFailure
 from benchmarks.runner import FormRunner
-from benchmarks.study import part
 from packlight.errors import PacklightError
 from packlight.files import sha256
 from packlight.measure import Measurement
@@ -37,24 +35,15 @@ RIVALS = {
     "executorch": ("pt2e_xnnpack", "int8"),
     "litert": ("ai_edge_quantizer", "int8"),
 }
-NETWORKS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "unet"
+PARTS = "resnet20", "mobilenet_v2_small", "ds_cnn", "conformer", "sentence_bbc", "unet"
 LIMIT_S = 1200.0
 
 
-def study(folder: Path) -> Iterator[Finding]:
+def study(name: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    for name in NETWORKS:
-        yield from part(folder, name, partial(_of_network, name, folder))
-
-
-def _of_network(name: str, folder: Path) -> Iterator[Finding]:
     here = {t.name for t in installed()}
-    case = next(c for c in CASES if c.name == name)
-    try:
-        model, task = case.load(quick=False)
-    except Absent as error:
-        yield finding(name, "skipped", reason=str(error))
-        return
+    case = named(name)
+    model, task = case.load(quick=False)
     job = SCRATCH / "jobs" / f"target_quantizers-{name}"
     make_job(job, case, model, task, quick=False)
     for target, (peer, form_name) in RIVALS.items():

@@ -26,7 +26,7 @@ from packlight.passes.fold import fold
 from packlight.passes.sensitivity.change import DIVERGENCE, distance_for
 from packlight.search.packing import Allowed, Packed, Sweep, memory_of
 from packlight.task import Task
-from packlight.train import Distillation, Fit, Progress, Sparsify, Sparsity, fit
+from packlight.train import Distill, Distillation, Fit, Hook, Progress, Sparsify, Sparsity, fit
 from packlight.train.mixing import can_mix, labelled, mixing
 
 _FIRST, _LEAST, _MOST = 0.1, 0.002, 0.8  # shares of the weights kept: the first that is tried, and the bounds
@@ -95,15 +95,19 @@ class _Pruner:
         patterns = _parameters_of(model, self.exclude)
         how = Sparsity(1 - keep, end=_REST, scope="global", score="sensitivity", exclude=patterns)
         hook = Sparsify(how, _smooth(model))
-        chooses = distance_for(self.task, model) is DIVERGENCE
-        mixes = chooses and can_mix(model)
-        classes = _classes(model) if mixes and labelled(self.task) else 0
-        answers = _BOTH if classes else _SOFT
+        mixed, follows = lessons(model, self.teacher, self.task)
         file = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}.{keep:.3g}")
-        return fit(
-            model, mixing(self.task, classes, _MIXED) if mixes else self.task, self.training, hooks=[hook],
-            teacher=self.teacher if chooses else None, distillation=answers, checkpoint=file, on_step=self.on_step,
-        )  # fmt: skip
+        return fit(model, mixed, self.training, hooks=[hook, *follows], checkpoint=file, on_step=self.on_step)
+
+
+def lessons(model: Model, teacher: Model, task: Task) -> tuple[Task, list[Hook]]:
+    """What a network is trained on while it is pruned: the task, mixed where it can be, and what follows the teacher
+    where the network chooses among classes."""
+    if distance_for(task, model) is not DIVERGENCE:
+        return task, []
+    mixes = can_mix(model)
+    classes = _classes(model) if mixes and labelled(task) else 0
+    return mixing(task, classes, _MIXED) if mixes else task, [Distill(teacher, _BOTH if classes else _SOFT)]
 
 
 def _smooth(model: Model) -> dict[str, Waves]:

@@ -107,6 +107,19 @@ def test_a_grid_has_a_line_for_each_thing_and_a_column_for_each_number() -> None
     assert not any("other" in line or "old" in line for line in filled)
 
 
+def test_parts_of_a_study_share_a_table_and_are_told_apart_below_it() -> None:
+    rows = []
+    for part, size in (("lenet5", 20), ("vgg", 30)):
+        stamp = {"mode": "study", "case": f"sizes:{part}"}
+        rows.append(made_row(f"{part}, a", "bytes", Measurement.exact(size, "bytes"), stamp=stamp))
+        rows.append(made_row("", DONE, Measurement.exact(12.0, "s"), stamp=stamp))
+    filled = fill("<!-- table: bench grid sizes | bytes -->\n<!-- end of table -->", rows, "page").splitlines()
+    assert filled[3:6] == ["| lenet5, a | 20 bytes |", "| vgg, a | 30 bytes |", ""]
+    assert [line[:16] for line in filled[6:8]] == ["* sizes:lenet5: ", "* sizes:vgg: `py"]
+    only = fill("<!-- table: bench grid sizes:v* | bytes -->\n<!-- end of table -->", rows, "page")
+    assert "vgg, a" in only and "lenet5" not in only
+
+
 def test_cells_have_a_line_for_each_form_and_a_column_for_each_network() -> None:
     stamp = {"mode": "study", "case": "runtimes"}
     rows = [
