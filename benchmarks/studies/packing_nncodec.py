@@ -26,22 +26,21 @@ from benchmarks.process import WorkerFailure
 from benchmarks.runner import FormRunner
 from benchmarks.sizes import sized
 from benchmarks.studies.packing import PARTS as NETWORKS
-from benchmarks.studies.packing_trained import TRAININGS, to_train
+from benchmarks.studies.packing_trained import TEACHERS, TRAININGS, to_train
 from packlight.measure.quality import Scores, evaluate
 from packlight.search.packing_trained import lessons
 from packlight.train import Sparsify, Sparsity, fit
 
 BUDGETS = 0.1, 0.5  # points
 SHARES = {"lenet300": (0.05, 0.03, 0.02), "lenet5": (0.1, 0.05), "resnet20": (0.3, 0.15)}  # that pruning leaves
-PARTS = (*NETWORKS, *(f"{name}-pruned" for name in SHARES))
+PARTS = (*NETWORKS, *(f"{name}-pruned" for name in SHARES), *(f"{name}-pruned-taught" for name in TEACHERS))
 LIMIT_S = 7200.0
 
 
 def study(part: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
-    name = part.removesuffix("-pruned")
-    case = named(name)
-    yield from _whole(case) if name == part else _pruned(case, folder)
+    name, *ways = part.split("-")
+    yield from _pruned(named(name), "taught" in ways, folder) if ways else _whole(named(name))
 
 
 def _whole(case: Case) -> Iterator[Finding]:
@@ -52,15 +51,18 @@ def _whole(case: Case) -> Iterator[Finding]:
         yield from _told(f"{case.name}, NNCodec within {most} points", found, model, before)
 
 
-def _pruned(case: Case, folder: Path) -> Iterator[Finding]:
+def _pruned(case: Case, taught: bool, folder: Path) -> Iterator[Finding]:
     model, task = to_train(case)
-    mixed, follows = lessons(model, model, task)
+    teacher = named(TEACHERS[case.name]).load(quick=False)[0] if taught else model
+    way = f"taught by {TEACHERS[case.name]}" if taught else "trained"
+    mixed, follows = lessons(model, teacher, task)
     before = evaluate(model, task)
     best: dict[float, tuple[int, Scores, str]] = {}
     for share in SHARES[case.name]:
         hook = Sparsify(Sparsity(1 - share, end=0.6, scope="global", score="sensitivity"))
         smaller = fit(
-            model, mixed, TRAININGS[case.name], hooks=[hook, *follows], checkpoint=folder / f"{case.name}-{share}",
+            model, mixed, TRAININGS[case.name], hooks=[hook, *follows],
+            checkpoint=folder / f"{case.name}-{way}-{share}",
         )  # fmt: skip
         for most in BUDGETS:
             found = _coded(case, smaller, model, task, most)
@@ -68,7 +70,7 @@ def _pruned(case: Case, folder: Path) -> Iterator[Finding]:
                 best[most] = *found, f"{share:.0%}"
     for most in BUDGETS:
         kept = f" ({best[most][2]} of the weights)" if most in best else ""
-        form = f"{case.name}, NNCodec, pruned and trained{kept}, within {most} points"
+        form = f"{case.name}, NNCodec, pruned and {way}{kept}, within {most} points"
         found = best[most][:2] if most in best else "no share of the weights keeps the budget"
         yield from _told(form, found, model, before)
 

@@ -1,6 +1,7 @@
 """What a network takes to download where training is allowed: `.plt` files after pruning and training within budgets of
 0.1 and 0.5 points, as measured and at a confidence of 0.8, beside the Deep Compression recipe with trainings as long,
-and the dense network, trained as the pruned ones are, as a control.
+and the dense network, trained as the pruned ones are, as a control. Parts "-taught" follow a better network instead of
+the network itself, the control too.
 
 Drops that choose are on validation data, those given on the 10,000 test images, paired with the float network. Of Deep
 Compression, the smallest file within 0.5 points on validation data of those of all shares and bits tried, else the one
@@ -34,7 +35,8 @@ TRAININGS = {  # of each share of the weights
     "lenet5": pl.Fit(epochs=30, learning_rate=0.05, weight_decay=0.0, engine=FAST),
     "resnet20": pl.Fit(epochs=8, learning_rate=0.05, weight_decay=0.0, engine=FAST),
 }
-PARTS = tuple(TRAININGS)
+TEACHERS = {"lenet300": "lenet5", "lenet5": "resnet20"}
+PARTS = (*TRAININGS, *(f"{name}-taught" for name in TEACHERS))
 PLAIN = ("lenet300",)  # trained without the task's augmentation, as it was at first
 BUDGETS = 0.5, 0.1  # points
 CONFIDENCES = 0.5, 0.8
@@ -43,28 +45,32 @@ BITS = 5, 4
 ENOUGH = 0.5  # points
 
 
-def study(name: str, folder: Path) -> Iterator[Finding]:
+def study(part: str, folder: Path) -> Iterator[Finding]:
     torch.set_num_threads(1)
+    name, _, taught = part.partition("-")
     training = TRAININGS[name]
     model, task = to_train(named(name))
+    teacher = named(TEACHERS[name]).load(quick=False)[0] if taught else model
+    way = f"taught by {TEACHERS[name]}" if taught else "trained"
     before = evaluate(model, task)
     for most, confidence in itertools.product(BUDGETS, CONFIDENCES):
         began = time.monotonic()
         packed = pl.pack(
-            model, folder / f"{name}.plt", task, budget=f"drop<={most}points", confidence=confidence,
-            finetune=training, checkpoint=folder / name,
+            model, folder / f"{part}.plt", task, budget=f"drop<={most}points", confidence=confidence,
+            finetune=training, teacher=teacher, checkpoint=folder / part,
         )  # fmt: skip
         sure = f", confidence {confidence}" if confidence > 0.5 else ""
-        form = f"{name}, .plt trained within {most} points{sure}"
+        form = f"{name}, .plt {way} within {most} points{sure}"
         yield from sized(form, packed.file_bytes, model, evaluate(packed.model, task).drop_from(before))
         if packed.drop is not None:
             yield finding(form, "drop on validation data", packed.drop)
         yield finding(form, "seconds", Measurement.exact(time.monotonic() - began, "s"))
-    made, size, form = _classical(model, task, SHARES[name], training, folder / f"{name}-dc.plt")
-    yield from sized(f"{name}, Deep Compression, {form}", size, model, evaluate(made, task).drop_from(before))
-    mixed, follows = lessons(model, model, task)
+    if not taught:
+        made, size, form = _classical(model, task, SHARES[name], training, folder / f"{name}-dc.plt")
+        yield from sized(f"{name}, Deep Compression, {form}", size, model, evaluate(made, task).drop_from(before))
+    mixed, follows = lessons(model, teacher, task)
     dense = fit(model, mixed, training, hooks=follows)
-    yield finding(f"{name}, dense, trained alike", "drop", evaluate(dense, task).drop_from(before))
+    yield finding(f"{name}, dense, {way} alike", "drop", evaluate(dense, task).drop_from(before))
 
 
 def to_train(case: Case) -> tuple[Model, Task]:
